@@ -1,0 +1,61 @@
+"""The vocabulary: the envelope and every payload that travels through the pipeline.
+
+Importing it loads pydantic and nothing else of weight.
+"""
+
+from schemas.base import PRODUCTION_LANE, JsonObject, Model, Payload
+from schemas.canonical import canonical_json, sha256_of
+from schemas.command import Command
+from schemas.envelope import AgentMessage, compose, envelope_type
+from schemas.outcome import Outcome
+from schemas.plan import (
+    CostEstimate,
+    IntendedAction,
+    Intent,
+    Plan,
+    PlannedStep,
+    PlanStep,
+    RetryPolicy,
+    hash_plan,
+)
+from schemas.registry import PAYLOADS
+from schemas.report import ExecutionReport, TimelineEntry
+from schemas.request import ExecutionRequest, Requester
+from schemas.state import ExecutionState, ExecutionStatus, StepState
+from schemas.step import Failure, Step, StepResult
+from schemas.verdict import Reason, Verdict
+
+__all__ = [
+    "PAYLOADS",
+    "PRODUCTION_LANE",
+    "AgentMessage",
+    "Command",
+    "CostEstimate",
+    "ExecutionReport",
+    "ExecutionRequest",
+    "ExecutionState",
+    "ExecutionStatus",
+    "Failure",
+    "IntendedAction",
+    "Intent",
+    "JsonObject",
+    "Model",
+    "Outcome",
+    "Payload",
+    "Plan",
+    "PlanStep",
+    "PlannedStep",
+    "Reason",
+    "Requester",
+    "RetryPolicy",
+    "Step",
+    "StepResult",
+    "StepState",
+    "TimelineEntry",
+    "Verdict",
+    "canonical_json",
+    "compose",
+    "envelope_type",
+    "hash_plan",
+    "sha256_of",
+]

@@ -1,0 +1,214 @@
+"""What will be done: intents name actions, plans order them as a graph."""
+
+from decimal import Decimal
+from typing import Annotated, ClassVar, Final, Literal
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from schemas.base import (
+    ActionId,
+    Identifier,
+    JsonObject,
+    Lane,
+    Model,
+    Name,
+    Payload,
+    Sha256,
+    StepId,
+    Text,
+    Usd,
+)
+from schemas.canonical import sha256_of
+
+Effect = Literal["read", "idempotent", "effect"]
+"""What running an action twice means: nothing, the same as once, or a second effect."""
+
+Risk = Literal["low", "medium", "high"]
+
+MAX_STEPS: Final = 500
+
+
+class RetryPolicy(Model):
+    """How often the router tries a step again, and how long it waits in between."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    initial_delay: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    """Seconds before the second attempt."""
+    exponential_base: Annotated[float, Field(ge=1, le=10)] = 2.0
+
+    def delay_after(self, attempt: int) -> float:
+        """Seconds to wait after the ``attempt``-th attempt has failed, without jitter."""
+        return self.initial_delay * self.exponential_base ** (attempt - 1)
+
+
+class CostEstimate(Model):
+    """What something is expected to cost, in US dollars."""
+
+    database_storage: Usd = Decimal(0)
+    compute_hours: Usd = Decimal(0)
+    api_calls: Usd = Decimal(0)
+    llm_tokens: Usd = Decimal(0)
+
+    @property
+    def total(self) -> Decimal:
+        """The sum of all parts."""
+        return self.database_storage + self.compute_hours + self.api_calls + self.llm_tokens
+
+    def __add__(self, other: "CostEstimate") -> "CostEstimate":
+        return CostEstimate(
+            database_storage=self.database_storage + other.database_storage,
+            compute_hours=self.compute_hours + other.compute_hours,
+            api_calls=self.api_calls + other.api_calls,
+            llm_tokens=self.llm_tokens + other.llm_tokens,
+        )
+
+
+class PlannedStep(Model):
+    """One use of an action, as a requester or the planner writes it."""
+
+    step_id: StepId
+    action: ActionId
+    parameters: JsonObject = Field(default_factory=dict)
+    """Typed values; a string may refer to an earlier output: ``${steps.check.output.version}``."""
+    depends_on: tuple[StepId, ...] = ()
+
+
+class PlanStep(PlannedStep):
+    """A step of a plan, complete with what the catalogue says of its action."""
+
+    executor: Identifier
+    effect: Effect
+    risk: Risk
+    timeout: Annotated[float, Field(gt=0, le=86_400)]
+    """Seconds that one attempt may take."""
+    retry: RetryPolicy
+    cost: CostEstimate
+
+
+class IntendedAction(Model):
+    """One action that a request asks for, with the parameters found for it."""
+
+    action: ActionId
+    parameters: JsonObject
+    confidence: Annotated[float, Field(ge=0, le=1)]
+    evidence: tuple[Name, ...] = ()
+    """The words of the request that speak for this action."""
+
+
+class Intent(Payload):
+    """What a request asks for, in the catalogue's terms.
+
+    Either ``actions``, in the order in which the text names them, or ``steps`` where the request
+    brought its own plan.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "request_id": "00000000-0000-4000-8000-000000000001",
+                    "title": "restart checkout in staging",
+                    "requester": "ann",
+                    "parser": "rules",
+                    "actions": [
+                        {
+                            "action": "service.restart",
+                            "parameters": {"service": "checkout", "environment": "staging"},
+                            "confidence": 0.9,
+                            "evidence": ["restart"],
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+    request_id: UUID
+    """The message id of the request that this execution belongs to."""
+    title: Text
+    requester: Name
+    actions: tuple[IntendedAction, ...] = ()
+    steps: Annotated[tuple[PlannedStep, ...], Field(max_length=MAX_STEPS)] = ()
+    parser: Literal["rules", "plan", "model"]
+    """Who understood it."""
+
+
+class Plan(Payload):
+    """The steps of an execution as a directed acyclic graph, bound by ``plan_hash``."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "request_id": "00000000-0000-4000-8000-000000000001",
+                    "title": "restart checkout in staging",
+                    "requester": "ann",
+                    "steps": [
+                        {
+                            "step_id": "restart_checkout",
+                            "action": "service.restart",
+                            "parameters": {"service": "checkout", "environment": "staging"},
+                            "executor": "http",
+                            "effect": "effect",
+                            "risk": "medium",
+                            "timeout": 30,
+                            "retry": {"max_attempts": 3},
+                            "cost": {"api_calls": "0.0001"},
+                        }
+                    ],
+                    "cost": {"api_calls": "0.0001"},
+                    "plan_hash": "719470661d7bcaff37673edac3675fcfc435e78ebf53ab13291e985097f14f5b",
+                }
+            ]
+        }
+    )
+
+    request_id: UUID
+    title: Text
+    requester: Name
+    steps: Annotated[tuple[PlanStep, ...], Field(min_length=1, max_length=MAX_STEPS)]
+    cost: CostEstimate
+    plan_hash: Sha256
+    evaluation: Annotated[int, Field(ge=1)] = 1
+    """Rises each time the router sends the plan back to be judged again."""
+
+
+def hash_plan(steps: tuple[PlanStep, ...], *, lane: str, correlation_id: UUID) -> str:
+    """The digest that a verdict approves.
+
+    It covers what will happen (actions, parameters with their references, order), not what it is
+    expected to cost. It holds for one execution in one lane.
+    """
+    body: dict[str, JsonValue] = {
+        "lane": lane,
+        "correlation_id": str(correlation_id),
+        "steps": [
+            {
+                "step_id": step.step_id,
+                "action": step.action,
+                "parameters": step.parameters,
+                "depends_on": [*sorted(step.depends_on)],
+                "executor": step.executor,
+                "effect": step.effect,
+            }
+            for step in steps
+        ],
+    }
+    return sha256_of(body)
+
+
+__all__ = [
+    "MAX_STEPS",
+    "CostEstimate",
+    "Effect",
+    "IntendedAction",
+    "Intent",
+    "Lane",
+    "Plan",
+    "PlanStep",
+    "PlannedStep",
+    "RetryPolicy",
+    "Risk",
+    "hash_plan",
+]

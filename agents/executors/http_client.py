@@ -1,0 +1,190 @@
+"""One HTTP request, with limits, and with every way it can fail named by what it means.
+
+What httpx raises becomes an error of the tree: nothing was sent (``NotSentError``), it was refused
+(``TransientError``, ``PermanentError``), or nobody knows (``OutcomeUnknownError``).
+"""
+
+import re
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final
+
+import httpx
+
+from agents.runtime.errors import (
+    NotSentError,
+    OutcomeUnknownError,
+    PermanentError,
+    TransientError,
+)
+from agents.runtime.outcomes import UnusableAnswerError, sayable
+from agents.runtime.settings import Settings
+
+MAX_RESPONSE: Final = 1024 * 1024
+"""Bytes of a response's body, decompressed, that are read at most."""
+
+_MAX_QUOTE: Final = 300
+_CONNECT_TIMEOUT: Final = 5.0
+_IDLE_CONNECTION: Final = 15.0
+_CONNECTIONS: Final = 100
+_DELAY_SECONDS: Final = re.compile(r"\d{1,9}", re.ASCII)
+
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+)
+_NEVER_SENDABLE: Final = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send, and which answers mean that it was done."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    expect: Collection[int]
+    """Statuses of success; empty stands for all from 200 to 299."""
+    timeout: float
+    """Seconds for each wait on the network."""
+
+    def is_expected(self, status: int) -> bool:
+        """Whether ``status`` means that it was done."""
+        if self.expect:
+            return status in self.expect
+        return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An expected answer."""
+
+    status: int
+    body: bytes
+
+
+@asynccontextmanager
+async def open_client(_: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A pool of connections; redirects are not followed, and the environment sets no proxy."""
+    limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_CONNECTION)
+    async with httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False) as client:
+        yield client
+
+
+async def send(client: httpx.AsyncClient, request: Request, *, now: datetime) -> Response:
+    """Send ``request`` and read its answer.
+
+    Args:
+        client: See :func:`open_client`.
+        request: What to send.
+        now: The moment, against which a ``Retry-After`` date is read.
+
+    Raises:
+        NotSentError: No connection came about.
+        TransientError: The answer was 429 or 503, with what ``Retry-After`` says.
+        OutcomeUnknownError: The connection broke or fell silent after sending, or a gateway gave
+            up on the service behind it (502, 504).
+        PermanentError: Any other unexpected status, or the request cannot be sent at all.
+        UnusableAnswerError: The answer was expected but is too large or garbled.
+    """
+    target = f"{request.method} {request.url}"
+    connecting = min(_CONNECT_TIMEOUT, request.timeout / 2)
+    timeout = httpx.Timeout(request.timeout, connect=connecting, pool=connecting)
+    try:
+        outgoing = client.build_request(
+            request.method,
+            request.url,
+            headers=dict(request.headers),
+            content=request.body,
+            timeout=timeout,
+        )
+        response = await client.send(outgoing, stream=True)
+    except _NOT_SENT as error:
+        raise NotSentError(f"{target}: {_say(error)}") from error
+    except (*_NEVER_SENDABLE, UnicodeError) as error:
+        raise PermanentError(
+            f"{target} cannot be sent: {_say(error)}", code="invalid_parameters"
+        ) from error
+    except httpx.HTTPError as error:
+        raise OutcomeUnknownError(f"{target}: {_say(error)} after it was sent") from error
+    try:
+        if request.is_expected(response.status_code):
+            return Response(response.status_code, await _read_all(response, target))
+        quote = await _read_quote(response)
+    finally:
+        await response.aclose()
+    raise _refusal(response, f"{target} was answered with {response.status_code}{quote}", now)
+
+
+def retry_after(value: str | None, *, now: datetime) -> float | None:
+    """Seconds that a ``Retry-After`` field asks for, in either form of RFC 9110, section 10.2.3.
+
+    ``None`` where there is no such field, or it says nothing that can be read.
+    """
+    if value is None:
+        return None
+    if _DELAY_SECONDS.fullmatch(value.strip()):
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max((moment - now).total_seconds(), 0.0)
+
+
+async def _read_all(response: httpx.Response, target: str) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > MAX_RESPONSE:
+                raise UnusableAnswerError(
+                    f"{target} was answered with more than {MAX_RESPONSE} bytes",
+                    code="message_too_large",
+                )
+    except httpx.HTTPError as error:
+        raise UnusableAnswerError(
+            f"{target} was answered with {response.status_code}, but then: {_say(error)}",
+            code="transient",
+        ) from error
+    return bytes(body)
+
+
+async def _read_quote(response: httpx.Response) -> str:
+    """The beginning of a refusal's body as it ends a sentence; the status counts without it."""
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > _MAX_QUOTE * 4:
+                break
+    except httpx.HTTPError as error:
+        return f" ({_say(error)} in the middle of it)"
+    text = body.decode(errors="replace").strip()
+    return f": {' '.join(sayable(text).split())[:_MAX_QUOTE]}" if text else ""
+
+
+def _refusal(
+    response: httpx.Response, reason: str, now: datetime
+) -> PermanentError | TransientError | OutcomeUnknownError:
+    match response.status_code:
+        case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
+            asked = retry_after(response.headers.get("Retry-After"), now=now)
+            return TransientError(reason, retry_after=asked, code="unexpected_status")
+        case HTTPStatus.BAD_GATEWAY | HTTPStatus.GATEWAY_TIMEOUT:
+            return OutcomeUnknownError(reason, code="unexpected_status")
+        case _:
+            return PermanentError(reason, code="unexpected_status")
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

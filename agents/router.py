@@ -1,0 +1,197 @@
+"""Router: the one state machine per execution, and the only role that ends one.
+
+Consumes ``Verdict``, ``StepResult``, ``Outcome`` and ``Command``; emits ``Step`` to executors and
+an ``ExecutionState`` at each change. What to do is decided by :mod:`agents.routing`, which is
+pure; the ledger keeps run, inbox and outbox in one transaction, so that a crash anywhere neither
+loses nor doubles a decision.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from agents.routing.machine import BrokerLost, Event, Moved, Wakeup, react
+from agents.routing.run import Run
+from agents.runtime import Context, Services, role
+from agents.runtime.ports import OutboxRow, Refusal, RunRecord, Transition
+from schemas import (
+    AgentMessage,
+    Command,
+    ExecutionState,
+    Outcome,
+    Payload,
+    Step,
+    StepResult,
+    Verdict,
+    compose,
+)
+from schemas.identity import derive_message_id
+
+ROLE = "router"
+_PAGE = 200
+
+
+async def tick(services: Services, number: int) -> Sequence[OutboxRow[Any]]:
+    """Wake runs whose time has come, and publish what somebody else left in the outbox.
+
+    The first tick also ends the runs of a broker that is gone: nothing will ever move them.
+    """
+    lane = services.settings.lane
+    now = services.clock.now()
+    rows: list[OutboxRow[Any]] = []
+    if number == 0:
+        rows += await _end_lost_runs(services, lane, now)
+    due = await services.ledger.due(lane=lane, now=now, limit=_PAGE)
+    rows += await _by_itself(services, due, Wakeup(), now)
+    age = timedelta(seconds=services.settings.outbox_sweep_age)
+    rows += await services.ledger.unsent(lane=lane, older_than=now - age, limit=_PAGE)
+    return rows
+
+
+@role(ROLE, ticker=tick)
+async def route(
+    event: Verdict | StepResult | Outcome | Command, ctx: Context
+) -> Sequence[OutboxRow[Step | ExecutionState]]:
+    """Move the execution by one message."""
+    del event  # the machine matches on the envelope, which carries it
+    message = ctx.message
+    return await ctx.ledger.advance(
+        lane=ctx.lane,
+        correlation_id=ctx.correlation_id,
+        event_id=message.message_id,
+        decide=lambda record: decide(
+            record,
+            message,
+            lane=ctx.lane,
+            correlation_id=ctx.correlation_id,
+            event_id=message.message_id,
+            now=ctx.now(),
+            broker_id=ctx.services.broker_id,
+        ),
+    )
+
+
+async def _end_lost_runs(services: Services, lane: str, now: datetime) -> Sequence[OutboxRow[Any]]:
+    rows: list[OutboxRow[Any]] = []
+    after: UUID | None = None
+    while page := await services.ledger.open_runs(lane=lane, after=after, limit=_PAGE):
+        after = page[-1].correlation_id
+        lost = [
+            record
+            for record in page
+            if Run.model_validate_json(record.document).broker_id != services.broker_id
+        ]
+        rows += await _by_itself(services, lost, BrokerLost(), now)
+    return rows
+
+
+async def _by_itself(
+    services: Services, records: Sequence[RunRecord], event: Wakeup | BrokerLost, now: datetime
+) -> list[OutboxRow[Any]]:
+    """Move runs by something that is no message.
+
+    The event's id comes from the run's version, so that several routers that notice the same
+    thing move the run once.
+    """
+
+    async def move(record: RunRecord) -> Sequence[OutboxRow[Any]]:
+        event_id = derive_message_id(
+            lane=record.lane,
+            correlation_id=record.correlation_id,
+            role=ROLE,
+            cause=f"{type(event).__name__}:{record.version}",
+            index=0,
+        )
+        return await services.ledger.advance(
+            lane=record.lane,
+            correlation_id=record.correlation_id,
+            event_id=event_id,
+            decide=lambda current: decide(
+                current,
+                event,
+                lane=record.lane,
+                correlation_id=record.correlation_id,
+                event_id=event_id,
+                now=now,
+                broker_id=services.broker_id,
+            ),
+        )
+
+    moved = await asyncio.gather(*(move(record) for record in records))
+    return [row for rows in moved for row in rows]
+
+
+def decide(
+    record: RunRecord | None,
+    event: Event,
+    *,
+    lane: str,
+    correlation_id: UUID,
+    event_id: UUID,
+    now: datetime,
+    broker_id: str,
+) -> Transition:
+    """The state machine's answer in the ledger's terms: a record to write, envelopes to send."""
+    run = None if record is None else Run.model_validate_json(record.document)
+    # Retries of steps that failed together are spread by the event's own id, not by chance, so
+    # that the same events always give the same decisions.
+    jitter = (event_id.int & 0xFFFF) / 0xFFFF
+    match react(run, event, now=now, jitter=jitter, broker_id=broker_id):
+        case None:
+            return Transition(run=None)
+        case Refusal() as refusal:
+            return Transition(run=None, refusal=refusal)
+        case Moved() as moved:
+            return Transition(
+                run=_as_record(moved.run, lane, correlation_id),
+                emits=_envelopes(moved, lane, correlation_id, event_id, now),
+                discards_outbox=isinstance(event, BrokerLost),
+            )
+
+
+def _as_record(run: Run, lane: str, correlation_id: UUID) -> RunRecord:
+    return RunRecord(
+        lane=lane,
+        correlation_id=correlation_id,
+        version=run.version,
+        status=run.status.value if run.status is not None else "new",
+        is_open=run.is_open,
+        document=run.model_dump_json().encode(),
+        next_wakeup=run.next_wakeup,
+    )
+
+
+def _envelopes(
+    moved: Moved, lane: str, correlation_id: UUID, event_id: UUID, now: datetime
+) -> tuple[AgentMessage[Any], ...]:
+    run = moved.run
+
+    def envelope(index: int, payload: Payload, *, attempt: int = 1, to: str | None = None) -> Any:
+        return compose(
+            payload,
+            message_id=derive_message_id(
+                lane=lane,
+                correlation_id=correlation_id,
+                role=ROLE,
+                cause=event_id,
+                index=index,
+            ),
+            correlation_id=correlation_id,
+            causation_id=run.cause,
+            from_agent=ROLE,
+            to_agent=to,
+            tenant=run.tenant,
+            lane=lane,
+            timestamp=now,
+            received_at=run.received_at,
+            attempt=attempt,
+            external_id=run.external_id,
+        )
+
+    steps = (
+        envelope(index, step, attempt=step.attempt, to=f"executor_{step.executor}")
+        for index, step in enumerate(moved.dispatch, start=1)
+    )
+    return (envelope(0, run.as_state()), *steps)

@@ -1,0 +1,1 @@
+"""The router's state machine: pure, without broker, database or clock."""

@@ -1,0 +1,103 @@
+"""What the router remembers of an execution."""
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import Field
+
+from agents.routing.transitions import check
+from schemas import (
+    CostEstimate,
+    ExecutionState,
+    ExecutionStatus,
+    JsonObject,
+    Model,
+    Plan,
+    StepState,
+)
+from schemas.base import Code, Name, StepId, Tenant, Text, UtcDatetime
+
+
+class Run(Model):
+    """One execution as the router keeps it; a value that each event replaces by the next."""
+
+    request_id: UUID | None
+    tenant: Tenant
+    received_at: UtcDatetime
+    external_id: str | None
+    broker_id: str
+    """The broker that carries it; on another one it can never go on."""
+    run_no: int = 1
+    version: int = 0
+    status: ExecutionStatus | None = None
+    code: Code | None = None
+    reason: Text | None = None
+    title: Text | None = None
+    requester: Name | None = None
+    plan: Plan | None = None
+    plan_id: UUID | None = None
+    steps: tuple[StepState, ...] = ()
+    retry_at: dict[StepId, UtcDatetime] = Field(default_factory=dict)
+    """When steps that wait for another attempt are due."""
+    cause: UUID
+    """The message that last changed the run; what a timer brings about is caused by it too."""
+    started_at: UtcDatetime
+    updated_at: UtcDatetime
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run has not ended."""
+        return self.status is None or not self.status.is_terminal
+
+    @property
+    def next_wakeup(self) -> datetime | None:
+        """When the run wants to be looked at without a message, if at all."""
+        if self.status is not ExecutionStatus.RUNNING or not self.retry_at:
+            return None
+        return min(self.retry_at.values())
+
+    @property
+    def outputs(self) -> dict[str, JsonObject]:
+        """What the steps that have succeeded gave."""
+        return {step.step_id: step.output for step in self.steps if step.status == "success"}
+
+    def step(self, step_id: str) -> StepState | None:
+        """The state of one step."""
+        return next((step for step in self.steps if step.step_id == step_id), None)
+
+    def with_step(self, changed: StepState) -> "Run":
+        """The run with one step replaced."""
+        steps = tuple(changed if step.step_id == changed.step_id else step for step in self.steps)
+        return self.model_copy(update={"steps": steps})
+
+    def moved(
+        self, status: ExecutionStatus, *, code: str | None = None, reason: str | None = None
+    ) -> "Run":
+        """The run in another status.
+
+        Raises:
+            IllegalTransitionError: The table does not allow it.
+        """
+        check(self.status, status)
+        return self.model_copy(update={"status": status, "code": code, "reason": reason})
+
+    def as_state(self) -> ExecutionState:
+        """What the world is told about this version."""
+        if self.status is None:
+            raise ValueError("a run that has not begun has no state to tell")
+        return ExecutionState(
+            request_id=self.request_id,
+            version=self.version,
+            run_no=self.run_no,
+            status=self.status,
+            code=self.code,
+            reason=self.reason,
+            title=self.title,
+            requester=self.requester,
+            plan_id=self.plan_id,
+            plan_hash=self.plan.plan_hash if self.plan else None,
+            steps=self.steps,
+            cost=self.plan.cost if self.plan else CostEstimate(),
+            started_at=self.started_at,
+            updated_at=self.updated_at,
+        )

@@ -1,0 +1,37 @@
+"""The action catalogue: what executors can do, under which names and rules (actions.yaml)."""
+
+from agents.runtime.catalogue.actions import (
+    ActionSpec,
+    Catalogue,
+    UnknownActionError,
+    catalogue_schema,
+)
+from agents.runtime.catalogue.entries import (
+    ENVIRONMENT,
+    ActionDeclaration,
+    Environment,
+    OutputSpec,
+    Phrase,
+)
+from agents.runtime.catalogue.load import load_catalogue
+from agents.runtime.catalogue.parameters import (
+    ParameterSpec,
+    TextHint,
+    ValueType,
+)
+
+__all__ = [
+    "ENVIRONMENT",
+    "ActionDeclaration",
+    "ActionSpec",
+    "Catalogue",
+    "Environment",
+    "OutputSpec",
+    "ParameterSpec",
+    "Phrase",
+    "TextHint",
+    "UnknownActionError",
+    "ValueType",
+    "catalogue_schema",
+    "load_catalogue",
+]

@@ -1,0 +1,104 @@
+"""What a role's function is given beside its payload."""
+
+from random import Random
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from agents.runtime.catalogue import Catalogue
+from agents.runtime.ports import Clock, Ledger
+from agents.runtime.settings import Settings
+from schemas import AgentMessage, Payload, compose
+from schemas.identity import derive_message_id
+
+
+@dataclass(frozen=True)
+class Services:
+    """What all handlers of a process share; everything here can be replaced in a test."""
+
+    settings: Settings
+    catalogue: Catalogue
+    ledger: Ledger
+    clock: Clock
+    broker_id: str = "test"
+    """Tells this broker's topics from their namesakes on one that is gone: the topic id of the
+    lane's verdicts."""
+    random: Random = field(default_factory=Random)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One message's surroundings: the envelope it came in, and the shared services."""
+
+    role: str
+    message: AgentMessage[Any]
+    services: Services
+
+    @property
+    def correlation_id(self) -> UUID:
+        """The execution."""
+        return self.message.correlation_id
+
+    @property
+    def lane(self) -> str:
+        """The execution's lane; empty for production."""
+        return self.message.lane
+
+    @property
+    def tenant(self) -> str:
+        """Who the execution is accounted to."""
+        return self.message.tenant
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The action catalogue."""
+        return self.services.catalogue
+
+    @property
+    def ledger(self) -> Ledger:
+        """The roles' durable state."""
+        return self.services.ledger
+
+    @property
+    def settings(self) -> Settings:
+        """The process settings."""
+        return self.services.settings
+
+    def now(self) -> datetime:
+        """The moment by the injected clock, aware, in UTC."""
+        return self.services.clock.now()
+
+    def compose(
+        self,
+        payload: Payload,
+        index: int,
+        *,
+        to_agent: str | None = None,
+        attempt: int | None = None,
+    ) -> AgentMessage[Any]:
+        """The envelope for the ``index``-th message that this role writes because of its input.
+
+        The id is derived from the input's, so that handling it again yields the same envelope id.
+        """
+        message = self.message
+        return compose(
+            payload,
+            message_id=derive_message_id(
+                lane=message.lane,
+                correlation_id=message.correlation_id,
+                role=self.role,
+                cause=message.message_id,
+                index=index,
+            ),
+            correlation_id=message.correlation_id,
+            causation_id=message.message_id,
+            from_agent=self.role,
+            to_agent=to_agent,
+            tenant=message.tenant,
+            lane=message.lane,
+            timestamp=self.now(),
+            received_at=message.received_at,
+            attempt=message.attempt if attempt is None else attempt,
+            external_id=message.external_id,
+        )

@@ -1,0 +1,188 @@
+"""The policy around an executor: nothing runs unapproved, and nothing that matters runs twice.
+
+In order: the action is in the catalogue and this executor's; an approved verdict binds this very
+plan; the parameters fit, now that references are resolved; the effect is claimed in the ledger;
+it is carried out (:mod:`agents.runtime.outcomes`); its outcome is recorded, and what the ledger
+then holds is the result.
+
+A process that dies leaves its claim behind, and the ledger's lease says what becomes of it. A
+process that lives, but loses the database between doing and recording, keeps the outcome in
+memory: the step is handed to it again, and it records instead of doing it twice.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID, uuid4, uuid5
+from weakref import WeakValueDictionary
+
+import structlog
+
+from agents.runtime.catalogue import ActionSpec
+from agents.runtime.context import Context
+from agents.runtime.errors import PermanentError, UnapprovedStepError
+from agents.runtime.outcomes import (
+    carry_out,
+    is_repeatable,
+    judge,
+    result_of,
+    sayable,
+    unknown,
+)
+from agents.runtime.ports import EffectClaim
+from schemas import JsonObject, Step, StepResult
+
+_IDEMPOTENCY: Final = UUID("0b8f7f0e-7b0e-5c62-8c8b-6566666563ff")
+_FIRST_POLL: Final = 0.1
+_LONGEST_POLL: Final = 2.0
+#: A lease that has just run out by this clock may still be live by the database's.
+_SHORTEST_POLL: Final = 0.02
+
+Call = Callable[[Step, ActionSpec, Context, datetime], Awaitable[JsonObject]]
+"""Does what a step asks for, before the deadline, and returns its output; may be called several
+times."""
+
+_Key = tuple[str, UUID, int, str, int]
+
+_log = structlog.get_logger(__name__)
+
+
+def idempotency_key(step: Step, ctx: Context) -> str:
+    """What tells the other side that two calls mean one effect.
+
+    The same over redeliveries and attempts of a run; another one after a person's ``retry``.
+    """
+    parts = (ctx.lane, str(ctx.correlation_id), str(step.run_no), step.step_id)
+    return str(uuid5(_IDEMPOTENCY, "\x1f".join(parts)))
+
+
+def new_owner() -> str:
+    """A name for this process that no other one has, not even its successor with the same pid."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+
+
+@dataclass(frozen=True)
+class EffectPolicy:
+    """Runs steps for one executor; call it with a step and its context."""
+
+    executor: str
+    call: Call
+    owner: str = field(default_factory=new_owner)
+    _outcomes: dict[_Key, StepResult] = field(default_factory=dict)
+    """What is known here, but not yet in the ledger."""
+    _locks: WeakValueDictionary[_Key, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    async def __call__(self, step: Step, ctx: Context) -> StepResult:
+        """The result of ``step``, whether of this call or recorded before.
+
+        Raises:
+            InfrastructureError: The ledger cannot be reached; calling again later is safe.
+        """
+        try:
+            action = self._action_of(step, ctx)
+            await _check_approval(step, ctx)
+            _check_parameters(step, action)
+        except PermanentError as error:
+            _log.warning("step_refused", code=error.code, reason=error.reason, step_id=step.step_id)
+            now = ctx.now()
+            return result_of(step, judge(step, error), started_at=now, finished_at=now)
+        key = (ctx.lane, ctx.correlation_id, step.run_no, step.step_id, step.attempt)
+        # One at a time here: the ledger tells processes apart, not tasks of one process.
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            known = self._outcomes.get(key)
+            if known is None:
+                claim = await self._claim(step, ctx)
+                if claim.result is not None:
+                    return claim.result
+                if claim.decision == "go":
+                    known = await self._carry_out(key, step, action, ctx)
+                else:
+                    known = _in_doubt(step, ctx)
+            return await self._settle(key, known, ctx)
+
+    def _action_of(self, step: Step, ctx: Context) -> ActionSpec:
+        action = ctx.catalogue.action(step.action)
+        if action.executor != self.executor:
+            raise PermanentError(
+                f"{action.id} is done by the executor {action.executor}, not {self.executor}",
+                code="invalid_plan",
+            )
+        if action.effect != step.effect:
+            raise PermanentError(
+                f"the plan was approved when {action.id} was {step.effect}; now the catalogue "
+                f"says {action.effect}",
+                code="invalid_plan",
+            )
+        return action
+
+    async def _claim(self, step: Step, ctx: Context) -> EffectClaim:
+        """Claim the effect, waiting for as long as somebody else is at it."""
+        services = ctx.services
+        lease = step.time_limit + timedelta(seconds=services.settings.effect_lease_margin)
+        poll = _FIRST_POLL
+        while True:
+            now = ctx.now()
+            claim = await ctx.ledger.claim_effect(
+                ctx.message, owner=self.owner, lease_until=now + lease, now=now
+            )
+            if claim.decision != "busy":
+                return claim
+            left = (claim.lease_until - now).total_seconds() if claim.lease_until else poll
+            await services.clock.sleep(max(min(poll, left), _SHORTEST_POLL))
+            poll = min(poll * 2, _LONGEST_POLL)
+
+    async def _carry_out(
+        self, key: _Key, step: Step, action: ActionSpec, ctx: Context
+    ) -> StepResult:
+        services, started_at = ctx.services, ctx.now()
+        deadline = started_at + step.time_limit
+        try:
+            return await carry_out(
+                step,
+                lambda: self.call(step, action, ctx, deadline),
+                clock=services.clock,
+                deadline=deadline,
+                random=services.random.random,
+            )
+        except asyncio.CancelledError:
+            if not is_repeatable(step):
+                ending = unknown("effect_unknown", "the process stopped in the middle of it")
+                self._outcomes[key] = result_of(
+                    step, ending, started_at=started_at, finished_at=ctx.now()
+                )
+            raise
+
+    async def _settle(self, key: _Key, result: StepResult, ctx: Context) -> StepResult:
+        self._outcomes[key] = result
+        settled = await ctx.ledger.settle_effect(ctx.message, result, owner=self.owner)
+        del self._outcomes[key]
+        return settled
+
+
+async def _check_approval(step: Step, ctx: Context) -> None:
+    approved = await ctx.ledger.approved_plan_hash(
+        lane=ctx.lane, correlation_id=ctx.correlation_id, plan_id=step.plan_id
+    )
+    if approved is None:
+        raise UnapprovedStepError(f"there is no approved verdict on plan {step.plan_id}")
+    if approved != step.plan_hash:
+        raise UnapprovedStepError(
+            f"the verdict on plan {step.plan_id} approves {approved[:12]}…, "
+            f"but the step belongs to {step.plan_hash[:12]}…"
+        )
+
+
+def _check_parameters(step: Step, action: ActionSpec) -> None:
+    problems = action.check_parameters(step.parameters, allow_references=False)
+    if problems:
+        raise PermanentError(sayable("; ".join(problems)), code="invalid_parameters")
+
+
+def _in_doubt(step: Step, ctx: Context) -> StepResult:
+    now = ctx.now()
+    ending = unknown("effect_unknown", "an earlier attempt ended without leaving its outcome")
+    return result_of(step, ending, started_at=now, finished_at=now)

@@ -1,0 +1,217 @@
+"""Assembles a process: roles on a worker, with the services that they share.
+
+Start-up checks what would otherwise fail later and less clearly: that every role's signature
+agrees with topics.yaml, that no role is there twice, and that the broker has the topics.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from agents.runtime.catalogue import Catalogue
+from agents.runtime.clock import SystemClock
+from agents.runtime.context import Services
+from agents.runtime.database import Database
+from agents.runtime.delivery import Delivery
+from agents.runtime.errors import ConfigurationError, InfrastructureError
+from agents.runtime.kafka import KafkaConfig, Producer
+from agents.runtime.kafka_admin import KafkaAdmin
+from agents.runtime.ledger.postgres import PostgresLedger
+from agents.runtime.records import Record
+from agents.runtime.resilience import Backoff
+from agents.runtime.roles import RoleSpec, spec_of
+from agents.runtime.settings import Settings
+from agents.runtime.topology import Topology
+from agents.runtime.worker import Subscription, Worker
+from schemas.envelope import HEADER_MESSAGE_ID
+
+_GROUP = "millstream-"
+_BROKER_TOPIC = "millstream.verdicts.v1"
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What the files of a deployment say."""
+
+    topology: Topology
+    catalogue: Catalogue
+
+
+def kafka_config(settings: Settings) -> KafkaConfig:
+    """How to reach the cluster that the settings name."""
+    security: dict[str, str] = {"security.protocol": settings.kafka_security_protocol}
+    if settings.kafka_sasl_mechanism is not None:
+        security["sasl.mechanism"] = settings.kafka_sasl_mechanism
+    if settings.kafka_sasl_username is not None:
+        security["sasl.username"] = settings.kafka_sasl_username
+    if settings.kafka_sasl_password is not None:
+        security["sasl.password"] = settings.kafka_sasl_password.get_secret_value()
+    if settings.kafka_ssl_ca_location is not None:
+        security["ssl.ca.location"] = str(settings.kafka_ssl_ca_location)
+    return KafkaConfig(
+        bootstrap_servers=settings.kafka_bootstrap,
+        security=security,
+        session_timeout=settings.kafka_session_timeout,
+        fetch_wait_ms=settings.kafka_fetch_wait_ms,
+    )
+
+
+def check_roles(functions: Iterable[Callable[..., Any]], topology: Topology) -> list[RoleSpec]:
+    """The declarations of ``functions``, agreed with topics.yaml.
+
+    Raises:
+        ConfigurationError: A role is there twice, or its signature and the file disagree; all
+            disagreements are named.
+    """
+    specs: dict[str, RoleSpec] = {}
+    problems: list[str] = []
+    for function in functions:
+        spec = spec_of(function)
+        if (other := specs.get(spec.name)) is not None:
+            problems.append(f"{spec.where}: role {spec.name!r} is also at {other.where}")
+            continue
+        specs[spec.name] = spec
+        try:
+            topology.check_role(
+                spec.name,
+                {payload.__name__ for payload in spec.consumes},
+                {payload.__name__ for payload in spec.publishes},
+                spec.where,
+            )
+        except ConfigurationError as error:
+            problems.append(error.reason)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return list(specs.values())
+
+
+@asynccontextmanager
+async def hosting(
+    settings: Settings, declarations: Declarations, functions: Sequence[Callable[..., Any]]
+) -> AsyncIterator[Worker]:
+    """A worker that hosts the given roles, ready to start; its services end with the block.
+
+    Raises:
+        ConfigurationError: Roles and topics.yaml disagree, or the broker lacks topics.
+        KafkaUnavailableError: The broker does not answer.
+        DatabaseUnavailableError: Postgres does not answer.
+    """
+    specs = check_roles(functions, declarations.topology)
+    kafka = kafka_config(settings)
+    topic_ids = await asyncio.to_thread(_topic_ids, settings, kafka, declarations.topology, specs)
+    async with AsyncExitStack() as stack:
+        database = Database(
+            settings.database_url.get_secret_value(), pool_size=settings.database_pool_size
+        )
+        ledger = PostgresLedger(database)
+        await ledger.start()
+        stack.push_async_callback(ledger.close)
+        producer = Producer(kafka)
+        stack.push_async_callback(producer.close)
+        services = Services(
+            settings=settings,
+            catalogue=declarations.catalogue,
+            ledger=ledger,
+            clock=SystemClock(),
+            broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
+        )
+        deliveries = [
+            Delivery(
+                spec=spec,
+                handler=spec.handler
+                if spec.lifespan is None
+                else await stack.enter_async_context(spec.lifespan(services)),
+                services=services,
+                topology=declarations.topology,
+                publisher=producer,
+                backoff=Backoff(),
+                topic_ids=topic_ids,
+            )
+            for spec in specs
+        ]
+        worker = Worker(
+            kafka,
+            [_subscription(delivery) for delivery in deliveries],
+            drain_timeout=settings.drain_timeout,
+        )
+        tickers = [
+            asyncio.create_task(_tick(delivery, worker), name=f"ticker-{delivery.spec.name}")
+            for delivery in deliveries
+            if delivery.spec.ticker is not None
+        ]
+        stack.push_async_callback(_cancel, tickers)
+        yield worker
+
+
+def _topic_ids(
+    settings: Settings, kafka: KafkaConfig, topology: Topology, specs: Sequence[RoleSpec]
+) -> dict[str, str]:
+    """The broker's ids of all topics that the roles use, by full name."""
+    admin = KafkaAdmin(kafka.bootstrap_servers, config=kafka.security)
+    present = admin.list_topics()
+    used = {
+        topic.name_in(settings.lane)
+        for spec in specs
+        for topic in (*topology.consumed_by(spec.name), *topology.produced_by(spec.name))
+    } | {settings.lane + _BROKER_TOPIC}
+    missing = sorted(used - present.keys())
+    if missing:
+        lane = f" --lane {settings.lane}" if settings.lane else ""
+        raise ConfigurationError(
+            f"the broker at {settings.kafka_bootstrap} lacks {', '.join(missing)}; "
+            f"create them with `millstream topics apply{lane}`"
+        )
+    return {name: present[name].topic_id or name for name in used}
+
+
+def _subscription(delivery: Delivery) -> Subscription:
+    spec, settings = delivery.spec, delivery.services.settings
+    topics = delivery.topology.consumed_by(spec.name)
+    return Subscription(
+        role=spec.name,
+        group=f"{settings.lane}{_GROUP}{spec.name}",
+        topics=tuple(topic.name_in(settings.lane) for topic in topics),
+        handler=delivery,
+        key_of=_execution if spec.ordered else _message,
+        window=settings.window,
+    )
+
+
+def _execution(record: Record) -> bytes | None:
+    return record.key
+
+
+def _message(record: Record) -> bytes | None:
+    """Steps of one execution do not wait for each other."""
+    return record.header(HEADER_MESSAGE_ID)
+
+
+async def _tick(delivery: Delivery, worker: Worker) -> None:
+    services, ticker = delivery.services, delivery.spec.ticker
+    if ticker is None:
+        raise ValueError(f"role {delivery.spec.name} has no ticker")
+    number = 0
+    while True:
+        try:
+            await delivery.publish(await ticker(services, number), None, None)
+            number += 1
+        except InfrastructureError as error:
+            _log.warning("infrastructure_away", role=delivery.spec.name, error=str(error))
+        except Exception as error:  # noqa: BLE001  # a broken ticker ends the worker
+            worker.crash(error)
+            return
+        await services.clock.sleep(services.settings.router_tick)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,184 @@
+"""A consumer that reads batches from positions which its caller keeps.
+
+For readers that store their positions themselves, together with what they have read. Partitions
+that the group assigns stay paused until :meth:`BatchConsumer.start` says where to begin. All calls
+belong to one thread: librdkafka may block for good when a consumer is called from a second one.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException
+
+from agents.runtime.kafka import ConsumerFatalError
+from agents.runtime.records import Record, TopicPartition
+
+_log = logging.getLogger(__name__)
+
+_FATAL_CODES: Final = frozenset(
+    {
+        KafkaError._FATAL,  # noqa: SLF001 - the underscore marks librdkafka's own error codes
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 - as above
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    }
+)
+
+
+class BatchConsumer:
+    """One member of a consumer group.
+
+    Args:
+        settings: librdkafka settings with an eager assignor, such as
+            ``KafkaConfig.consumer(group, assignor="range")``.
+        topics: What to read.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], topics: Sequence[str]) -> None:
+        self._topics = list(topics)
+        self._assignment: frozenset[TopicPartition] = frozenset()
+        self._generation = 0
+        self._complaints: set[int] = set()
+        self._consumer = confluent_kafka.Consumer(
+            {
+                **settings,
+                "enable.auto.commit": False,
+                # A position below the oldest record means that retention was faster than we.
+                "auto.offset.reset": "earliest",
+            }
+        )
+        self._subscribe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions that the group has given to this member."""
+        return self._assignment
+
+    @property
+    def generation(self) -> int:
+        """Rises whenever the assignment changes, even to the same partitions."""
+        return self._generation
+
+    def poll(self, max_records: int, seconds: float) -> list[Record]:
+        """Read up to ``max_records``, or what has come after ``seconds``.
+
+        Rebalances happen in here. Records that were read before one are dropped, as their
+        partitions may belong to somebody else by now. While the broker is away the answer is
+        empty; the client reconnects by itself.
+
+        Raises:
+            ConsumerFatalError: The client cannot go on, such as for lack of rights.
+        """
+        generation = self._generation
+        try:
+            messages = self._consumer.consume(max_records, seconds)
+        except KafkaException as error:
+            raise ConsumerFatalError(f"cannot read: {error}") from error
+        records = []
+        for message in messages:
+            if (error_ := message.error()) is not None:
+                self._complain(error_)
+            else:
+                records.append(_record(message))
+        if records:
+            self._complaints.clear()
+        return records if generation == self._generation else []
+
+    def start(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read the assigned partitions from the given offsets on.
+
+        A position that does not exist any more is replaced by the oldest record.
+        """
+        partitions = [
+            confluent_kafka.TopicPartition(topic, partition, offset)
+            for (topic, partition), offset in positions.items()
+        ]
+        self._consumer.assign(partitions)
+        # A pause outlives an assignment.
+        self._consumer.resume(partitions)
+
+    def pause(self) -> None:
+        """Read nothing until the next :meth:`start`; polling keeps the membership alive."""
+        self._consumer.pause([confluent_kafka.TopicPartition(*each) for each in self._assignment])
+
+    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Tell the broker how far we are, for those who watch the lag; nobody waits for it."""
+        offsets = [
+            confluent_kafka.TopicPartition(topic, partition, offset)
+            for (topic, partition), offset in positions.items()
+        ]
+        if offsets:
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+            except KafkaException as error:
+                _log.debug("commit for information only failed: %s", error)
+
+    def rejoin(self) -> None:
+        """Leave the group and join it anew, since another member has our partitions."""
+        self._consumer.unsubscribe()
+        self._forget()
+        self._subscribe()
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _subscribe(self) -> None:
+        self._consumer.subscribe(
+            self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+
+    def _assigned(
+        self, consumer: confluent_kafka.Consumer, parts: list[confluent_kafka.TopicPartition]
+    ) -> None:
+        consumer.assign(parts)
+        consumer.pause(parts)
+        self._assignment = frozenset((each.topic, each.partition) for each in parts)
+        self._generation += 1
+
+    def _revoked(
+        self, _consumer: confluent_kafka.Consumer, _parts: list[confluent_kafka.TopicPartition]
+    ) -> None:
+        # The client unassigns by itself after this. Nothing is committed here: a commit hangs
+        # while the broker is away.
+        self._forget()
+
+    def _forget(self) -> None:
+        self._assignment = frozenset()
+        self._generation += 1
+
+    def _complain(self, error: KafkaError) -> None:
+        """Say once what is wrong, until records come again."""
+        code = error.code()
+        if error.fatal() or code in _FATAL_CODES:
+            raise ConsumerFatalError(f"cannot read: {error.str()}")
+        if code not in self._complaints:
+            self._complaints.add(code)
+            _log.warning("kafka consumer: %s (the client goes on by itself)", error.str())
+
+
+def _record(message: confluent_kafka.Message) -> Record:
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    if topic is None or partition is None or offset is None:
+        raise ConsumerFatalError("the client returned a record without its place")
+    headers = message.headers()
+    return Record(
+        topic,
+        partition,
+        offset,
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        tuple(headers) if headers else (),  # type: ignore[arg-type] # read headers are pairs of str and bytes
+    )

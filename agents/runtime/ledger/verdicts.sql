@@ -1,0 +1,20 @@
+-- name: insert_verdicts
+INSERT INTO ledger.verdicts
+    (lane, plan_id, correlation_id, plan_hash, decision, evaluation, message, recorded_at)
+SELECT lane, plan_id, correlation_id, plan_hash, decision, evaluation, message, %s
+FROM unnest(
+    %b::text[], %b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::integer[], %b::text[]
+) AS verdict (lane, plan_id, correlation_id, plan_hash, decision, evaluation, message)
+ON CONFLICT DO NOTHING
+RETURNING lane, plan_id;
+
+-- name: recorded_verdicts
+SELECT recorded.lane, recorded.plan_id, recorded.message
+FROM unnest(%b::text[], %b::uuid[]) AS wanted (lane, plan_id)
+JOIN ledger.verdicts AS recorded USING (lane, plan_id);
+
+-- name: approved_hashes
+SELECT recorded.lane, recorded.correlation_id, recorded.plan_id, recorded.plan_hash
+FROM unnest(%b::text[], %b::uuid[], %b::uuid[]) AS wanted (lane, correlation_id, plan_id)
+JOIN ledger.verdicts AS recorded USING (lane, plan_id, correlation_id)
+WHERE recorded.decision = 'approved';

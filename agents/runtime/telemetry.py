@@ -1,0 +1,83 @@
+"""Logging: structlog everywhere, the standard library's loggers through the same pipeline.
+
+Lines are JSON in production and coloured on a terminal. Values under names that speak of secrets
+are replaced before a line is rendered.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+_SECRET_NAME: Final = re.compile(
+    r"password|passwd|secret|token|api_?key|authorization|dsn", re.IGNORECASE
+)
+_CREDENTIALS_IN_URL: Final = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://[^:/@\s]*):[^@/\s]+@", re.I
+)
+_REPLACEMENT: Final = "[redacted]"
+#: These speak at info about every partition and request; what matters in them is at warning.
+_CHATTY: Final = ("faust", "mode", "aiokafka", "httpx", "httpcore", "alembic", "librdkafka")
+
+
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace values under secret names, and passwords inside URLs."""
+    for name, value in event.items():
+        if _SECRET_NAME.search(name):
+            event[name] = _REPLACEMENT
+        elif isinstance(value, str) and "://" in value:
+            event[name] = _CREDENTIALS_IN_URL.sub(rf"\g<scheme>:{_REPLACEMENT}@", value)
+    return event
+
+
+def configure_logging(
+    *,
+    log_format: str = "json",
+    level: str = "info",
+) -> None:
+    """Send every log line of the process to standard error in one format."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # The default one prints local variables, and with them secrets.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    )
+    final: list[structlog.typing.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        *([structlog.processors.format_exc_info] if log_format == "json" else []),
+        redact,
+        renderer,
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processors=final, foreign_pre_chain=shared)
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(threshold)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,254 @@
+"""The sink: reads every topic and writes history, each record's rows exactly once.
+
+The positions live in Postgres and move in the transaction that writes the rows, so a crash loses
+nothing and repeats nothing. Who may move them is decided by an epoch per partition, which rises
+with each claim: a sink that was stopped, lost its partitions and wakes up cannot write any more.
+The group's offsets in Kafka are committed too, so that lag tools work, and are never read.
+
+::
+
+    assigned ──claim──▶ reading ──write──▶ reading
+       ▲  ▲                │ │
+       │  └─ Postgres away ┘ └─ fenced: leave the group and join anew
+       └──────── rebalance, or a topic was made anew ─────────┘
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+import structlog
+
+from agents.runtime.errors import InfrastructureError, InvalidMessageError
+from agents.runtime.kafka import ConsumerFatalError, KafkaConfig
+from agents.runtime.kafka_consumer import BatchConsumer
+from agents.runtime.records import Record, TopicPartition
+from agents.sink.batch import Batch, Decode, Sorter
+from agents.sink.store import Claim, FencedError, Store, UnstorableError
+
+TopicIds = Callable[[], Mapping[str, str | None]]
+"""Asks the broker for the id of every topic; raises ``KafkaUnavailableError``."""
+
+_WAITING_SECONDS: Final = 0.1
+"""How long one poll may take while there is nothing to read."""
+_LOOKAHEAD: Final = timedelta(days=7)
+"""How far ahead the daily partitions of the events are made."""
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkOptions:
+    """Durations are in seconds."""
+
+    batch_records: int = 500
+    batch_seconds: float = 0.05
+    """How long a batch waits for more records."""
+    commit_interval: float = 1.0
+    """How often the group's offsets in Kafka are brought up to date."""
+    topic_check_interval: float = 30.0
+    """How often a busy sink asks whether its topics are still the same ones."""
+    first_retry: float = 0.2
+    last_retry: float = 5.0
+    """While Postgres is away it is tried after ``first_retry``, then at doubled intervals up to
+    ``last_retry``."""
+
+
+class Sink:
+    """One consumer with one connection to Postgres.
+
+    Several may run, in one process or many; the group shares the partitions out.
+
+    Args:
+        lane: Whose records it reads; the prefix of topics and group.
+        topics: The topics to read, with their lane.
+        dead_letter_topic: Which of them holds dead letters.
+        decode: Finds the message in a record of any other topic.
+        topic_ids: Asks the broker for the ids of topics.
+        kafka: How to reach the broker.
+        database_url: Where history is.
+        options: Sizes and durations.
+    """
+
+    def __init__(
+        self,
+        *,
+        lane: str,
+        topics: Sequence[str],
+        dead_letter_topic: str,
+        decode: Decode,
+        topic_ids: TopicIds,
+        kafka: KafkaConfig,
+        database_url: str,
+        options: SinkOptions | None = None,
+    ) -> None:
+        self._lane = lane
+        self._topics = list(topics)
+        self._sorter = Sorter(lane=lane, decode=decode, dead_letter_topic=dead_letter_topic)
+        self._ask_topic_ids = topic_ids
+        self._kafka = kafka
+        self._database_url = database_url
+        self._options = options or SinkOptions()
+        self._store: Store | None = None
+        self._generation = -1
+        self._claims: dict[TopicPartition, Claim] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self._topic_ids: Mapping[str, str | None] = {}
+        self._retry_delay = 0.0
+        self._retry_at = 0.0
+        self._checked_at = 0.0
+        self._committed_at = 0.0
+        self._partitioned_on: date | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Read and write until ``stop`` is set; what was read but not written is read again.
+
+        Blocks the calling thread. Postgres or Kafka being away is waited out.
+
+        Raises:
+            ConsumerFatalError: Kafka refuses this consumer for good.
+        """
+        settings = self._kafka.consumer(f"{self._lane}millstream-sink", assignor="range")
+        with BatchConsumer(settings, self._topics) as consumer:
+            _log.info("sink_started", topics=len(self._topics), lane=self._lane)
+            try:
+                while not stop.is_set():
+                    self._turn(consumer)
+            finally:
+                self._disconnect()
+            if self._claims:
+                consumer.commit(self._positions)
+        _log.info("sink_stopped", lane=self._lane)
+
+    def _turn(self, consumer: BatchConsumer) -> None:
+        try:
+            if self._claims:
+                self._read(consumer)
+            else:
+                self._wait(consumer)
+        except FencedError as error:
+            _log.warning("sink_fenced", reason=error.reason)
+            self._claims = {}
+            consumer.rejoin()
+        except ConsumerFatalError:
+            raise
+        except InfrastructureError as error:
+            self._interrupt(consumer, error)
+
+    def _wait(self, consumer: BatchConsumer) -> None:
+        """Keep the membership alive, and begin as soon as there is something to read."""
+        consumer.poll(1, _WAITING_SECONDS)
+        if consumer.assignment and time.monotonic() >= self._retry_at:
+            self._claim(consumer)
+
+    def _claim(self, consumer: BatchConsumer) -> None:
+        self._topic_ids = self._ask_topic_ids()
+        self._checked_at = time.monotonic()
+        if self._store is None:
+            self._store = Store(self._database_url, lane=self._lane)
+        self._add_partitions(self._store)
+        claims = self._store.claim(consumer.assignment, self._topic_ids)
+        self._positions = {partition: claim.position for partition, claim in claims.items()}
+        consumer.start(self._positions)
+        self._claims = claims
+        self._generation = consumer.generation
+        if self._retry_delay:
+            _log.info("sink_resumed")
+        self._retry_delay = 0.0
+        _log.info("sink_claimed", partitions=len(claims))
+
+    def _read(self, consumer: BatchConsumer) -> None:
+        records = consumer.poll(self._options.batch_records, self._options.batch_seconds)
+        if consumer.generation != self._generation:
+            self._claims = {}
+            return
+        if not records:
+            return
+        if self._is_suspicious(records) and self._ask_topic_ids() != self._topic_ids:
+            _log.warning("sink_topics_changed")
+            consumer.pause()
+            self._claims = {}
+            return
+        self._write(records)
+        self._commit(consumer)
+
+    def _is_suspicious(self, records: Sequence[Record]) -> bool:
+        """Whether a topic may be another one than when it was claimed."""
+        now = time.monotonic()
+        if now - self._checked_at >= self._options.topic_check_interval or any(
+            record.offset < self._positions[record.topic, record.partition] for record in records
+        ):
+            self._checked_at = now
+            return True
+        return False
+
+    def _write(self, records: Sequence[Record]) -> None:
+        batch = self._sorter.sort(records, self._topic_ids)
+        try:
+            self._store_batch(batch)
+        except UnstorableError as error:
+            if len(records) == 1:
+                self._write_as_it_came(records[0], error)
+                return
+            middle = len(records) // 2
+            self._write(records[:middle])
+            self._write(records[middle:])
+
+    def _write_as_it_came(self, record: Record, error: UnstorableError) -> None:
+        """Keep a message that Postgres refuses; nothing may block what comes after it."""
+        topic_id = self._topic_ids.get(record.topic)
+        reason = InvalidMessageError(f"Postgres cannot store it: {error}")
+        self._store_batch(
+            Batch(
+                positions={(record.topic, record.partition): record.offset + 1},
+                unreadable=[self._sorter.unreadable(record, topic_id, reason)],
+            )
+        )
+
+    def _store_batch(self, batch: Batch) -> None:
+        if self._store is None:
+            raise RuntimeError("a batch without a connection")
+        if self._partitioned_on != datetime.now(UTC).date():
+            self._add_partitions(self._store)
+        self._store.write(batch, self._claims)
+        self._positions.update(batch.positions)
+        if batch.unreadable:
+            first = batch.unreadable[0]
+            _log.warning(
+                "sink_unreadable",
+                records=len(batch.unreadable),
+                topic=first.topic,
+                partition=first.partition,
+                offset=first.offset,
+                reason=first.reason,
+            )
+
+    def _add_partitions(self, store: Store) -> None:
+        today = datetime.now(UTC).date()
+        store.add_event_partitions(today - timedelta(days=1), _LOOKAHEAD.days + 2)
+        self._partitioned_on = today
+
+    def _commit(self, consumer: BatchConsumer) -> None:
+        now = time.monotonic()
+        if now - self._committed_at >= self._options.commit_interval:
+            self._committed_at = now
+            consumer.commit(self._positions)
+
+    def _interrupt(self, consumer: BatchConsumer, error: InfrastructureError) -> None:
+        """Read nothing and try again later; what was not written is read again then."""
+        if not self._retry_delay:
+            _log.warning("sink_interrupted", code=error.code, reason=error.reason)
+        consumer.pause()
+        self._claims = {}
+        self._disconnect()
+        self._retry_delay = min(
+            max(self._options.first_retry, 2 * self._retry_delay), self._options.last_retry
+        )
+        self._retry_at = time.monotonic() + self._retry_delay
+
+    def _disconnect(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None

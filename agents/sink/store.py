@@ -1,0 +1,217 @@
+"""The sink's side of Postgres: claims of partitions, and batches written under a claim."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psycopg
+import structlog
+from psycopg import errors
+
+from agents.runtime.database import conninfo, translated_errors
+from agents.runtime.errors import DatabaseUnavailableError, InfrastructureError
+from agents.runtime.queries import load_queries
+from agents.runtime.records import TopicPartition
+from agents.sink.batch import Batch
+from agents.sink.facts import Stage
+from agents.sink.rows import execution_row, step_row
+
+_SQL: Final = load_queries(Path(__file__).with_name("store.sql"))
+_FENCED: Final = "MS001"
+#: Classes of SQLSTATE: data exceptions, and limits of the program such as the depth of a value.
+_UNSTORABLE: Final = ("22", "54")
+_RESET_REASON: Final = (
+    "the broker that held this request's messages is gone, and nothing had been done about it yet;"
+    " send the request again"
+)
+_log = structlog.get_logger(__name__)
+
+
+class FencedError(InfrastructureError):
+    """Another sink has claimed a partition since; nothing of the batch was written."""
+
+
+class UnstorableError(Exception):
+    """Postgres refuses a value of the batch; nothing of the batch was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write what is read from a partition, until another claims it."""
+
+    epoch: int
+    position: int
+    """The next offset to read."""
+
+
+class Store:
+    """One connection to Postgres; for one thread.
+
+    Every method raises ``DatabaseUnavailableError`` when Postgres is away. The connection is of no
+    use then; whether the batch that was on its way has been written shows at the next claim.
+
+    Args:
+        url: A PostgreSQL URL or conninfo string.
+        lane: Whose history it is.
+        timeout: Seconds to wait for a server that does not answer.
+        statement_timeout: Seconds that one statement may take; a transaction in which nothing
+            happens for as long is ended by the server.
+    """
+
+    def __init__(
+        self, url: str, *, lane: str, timeout: float = 10.0, statement_timeout: float = 30.0
+    ) -> None:
+        self._lane = lane
+        with translated_errors():
+            self._connection = psycopg.connect(
+                conninfo(url, timeout=timeout, application_name="millstream-sink"),
+                autocommit=True,
+                prepare_threshold=1,
+            )
+            milliseconds = str(round(statement_timeout * 1000))
+            self._connection.execute(
+                "SELECT set_config('statement_timeout', %(limit)s, false),"
+                " set_config('idle_in_transaction_session_timeout', %(limit)s, false)",
+                {"limit": milliseconds},
+            )
+            for name in ("events", "executions", "steps"):
+                self._connection.execute(_SQL[f"create_incoming_{name}"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what it was doing is rolled back."""
+        self._connection.close()
+
+    def claim(
+        self, partitions: Iterable[TopicPartition], topic_ids: Mapping[str, str | None]
+    ) -> dict[TopicPartition, Claim]:
+        """Claim partitions, so that no other sink can write what it has read from them.
+
+        Where a topic is another one than before, its position starts anew, and executions whose
+        last trace was on the old one and which the router never saw end as ``broker_reset``.
+
+        Args:
+            partitions: What this sink has been assigned.
+            topic_ids: The broker's id of every topic, where it has one.
+        """
+        wanted = sorted(partitions)
+        parameters = {
+            "lane": self._lane,
+            "topics": [topic for topic, _ in wanted],
+            "partitions": [partition for _, partition in wanted],
+            "topic_ids": [topic_ids.get(topic) for topic, _ in wanted],
+        }
+        with _retriable(), self._connection.transaction():
+            gone = self._connection.execute(_SQL["lock_positions"], parameters).fetchall()
+            claimed = self._connection.execute(_SQL["claim_positions"], parameters).fetchall()
+            if gone:
+                self._end_lost({topic_id for (topic_id,) in gone})
+        return {
+            (topic, partition): Claim(epoch, position)
+            for topic, partition, epoch, position in claimed
+        }
+
+    def write(self, batch: Batch, claims: Mapping[TopicPartition, Claim]) -> None:
+        """Write a batch and move the positions of its partitions, all or nothing.
+
+        Raises:
+            FencedError: Another sink has claimed one of the partitions.
+            UnstorableError: Postgres refuses a value.
+        """
+        executions = sorted(batch.model.executions.items())
+        steps = sorted(batch.model.steps.items())
+        with _retriable():
+            try:
+                self._connection.execute(b"BEGIN")
+                self._copy("events", [batch.events[key] for key in sorted(batch.events)])
+                self._copy("executions", [execution_row(self._lane, row) for _, row in executions])
+                self._copy("steps", [step_row(self._lane, row) for _, row in steps])
+                self._merge_and_commit(batch, claims)
+            except psycopg.DatabaseError as error:
+                state = error.sqlstate or ""
+                reason = error.diag.message_primary or str(error)
+                if state == _FENCED:
+                    self._connection.rollback()
+                    raise FencedError(reason) from error
+                if state.startswith(_UNSTORABLE):
+                    self._connection.rollback()
+                    raise UnstorableError(reason) from error
+                raise
+
+    def add_event_partitions(self, first_day: date, days: int) -> int:
+        """Make the daily partitions of ``events`` that are missing; returns how many.
+
+        A day that another sink is filling or dividing at this moment is left to the default
+        partition.
+        """
+        with _retriable():
+            try:
+                row = self._connection.execute(
+                    _SQL["add_event_partitions"], (first_day, days)
+                ).fetchone()
+            except (errors.CheckViolation, errors.DuplicateTable):
+                return 0
+        return int(row[0]) if row else 0
+
+    def _copy(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        with self._connection.cursor() as cursor, cursor.copy(_SQL[f"copy_{table}"]) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def _merge_and_commit(self, batch: Batch, claims: Mapping[TopicPartition, Claim]) -> None:
+        """Send the rest of the transaction in one go; its first failure ends it."""
+        moved = sorted(batch.positions)
+        with self._connection.pipeline(), self._connection.cursor() as cursor:
+            cursor.execute(
+                _SQL["advance"],
+                (
+                    self._lane,
+                    [topic for topic, _ in moved],
+                    [partition for _, partition in moved],
+                    [claims[partition].epoch for partition in moved],
+                    [batch.positions[partition] for partition in moved],
+                ),
+            )
+            if batch.events:
+                cursor.execute(_SQL["insert_events"])
+            if batch.model.executions:
+                cursor.execute(_SQL["merge_executions"])
+            if batch.model.steps:
+                cursor.execute(_SQL["merge_steps"])
+            for key in sorted(batch.dead_letters):
+                cursor.execute(_SQL["insert_dead_letter"], batch.dead_letters[key])
+            for unreadable in batch.unreadable:
+                cursor.execute(_SQL["insert_unreadable"], unreadable)
+            cursor.execute(b"COMMIT")
+
+    def _end_lost(self, topic_ids: set[str]) -> None:
+        ended = self._connection.execute(
+            _SQL["mark_broker_reset"],
+            {
+                "lane": self._lane,
+                "version": Stage.BROKER_RESET,
+                "reason": _RESET_REASON,
+                "topic_ids": sorted(topic_ids),
+            },
+        ).rowcount
+        _log.warning("sink_topics_replaced", topic_ids=sorted(topic_ids), executions_ended=ended)
+
+
+@contextmanager
+def _retriable() -> Iterator[None]:
+    """Turn whatever another try may mend into ``DatabaseUnavailableError``."""
+    try:
+        with translated_errors():
+            yield
+    except (errors.DeadlockDetected, errors.SerializationFailure) as error:
+        raise DatabaseUnavailableError(f"a transaction lost against another: {error}") from error

@@ -1,0 +1,1 @@
+"""Running Millstream and caring for it: local servers, topics, the command line."""

@@ -1,0 +1,180 @@
+"""``millstream actions``: look into the catalogue and check it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from pydantic import JsonValue
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agents.executors import SETTINGS_MODELS
+from agents.runtime.catalogue import (
+    ActionSpec,
+    Catalogue,
+    ParameterSpec,
+    Phrase,
+    UnknownActionError,
+    catalogue_schema,
+    load_catalogue,
+)
+from agents.runtime.declarations import DeclarationError
+from agents.runtime.errors import ConfigurationError
+from agents.runtime.settings import load_settings
+from schemas.export import render
+
+__all__ = ["actions_app"]
+
+actions_app = typer.Typer(help="Look into the action catalogue, and check it.")
+
+_PROBLEMS: Final = 1
+_RISK_STYLES: Final = {"low": "green", "medium": "yellow", "high": "red"}
+
+ActionsFile = Annotated[
+    Path | None,
+    typer.Option("--actions-file", help="The catalogue.", show_default="actions.yaml"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@actions_app.command("ls")
+def list_actions(actions_file: ActionsFile = None, as_json: AsJson = False) -> None:
+    """List what executions can do."""
+    with _explained():
+        catalogue = _load(actions_file)
+    if as_json:
+        _print_json([_dump(action) for action in catalogue.actions.values()])
+        return
+    table = Table("action", "does", "executor", "effect", "risk", box=None, pad_edge=False)
+    for action in catalogue.actions.values():
+        risk = Text(action.risk, _RISK_STYLES[action.risk])
+        table.add_row(action.id, action.description, action.executor, action.effect, risk)
+    Console().print(table)
+
+
+@actions_app.command()
+def check(actions_file: ActionsFile = None, as_json: AsJson = False) -> None:
+    """Check the whole catalogue; exit with 1 and name every problem if there is one."""
+    try:
+        with _explained(DeclarationError):
+            catalogue = _load(actions_file)
+    except DeclarationError as error:
+        if as_json:
+            _print_json(
+                {
+                    "problems": [
+                        {
+                            "file": problem.file,
+                            "line": problem.line,
+                            "path": problem.path,
+                            "wrong": problem.wrong,
+                            "expected": problem.expected,
+                        }
+                        for problem in error.problems
+                    ]
+                }
+            )
+        else:
+            typer.echo(str(error), err=True)
+            count = len(error.problems)
+            typer.echo(f"{count} problem{'s' if count > 1 else ''}.", err=True)
+        raise typer.Exit(_PROBLEMS) from None
+    if as_json:
+        _print_json({"problems": []})
+    else:
+        typer.echo(f"{catalogue.source}: {len(catalogue.actions)} actions, no problems.")
+
+
+@actions_app.command()
+def show(
+    action_id: Annotated[str, typer.Argument(metavar="ACTION", help="Such as service.restart.")],
+    actions_file: ActionsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one action with its parameters and rules."""
+    with _explained():
+        action = _load(actions_file).action(action_id)
+    if as_json:
+        _print_json(_dump(action))
+    else:
+        _print_action(action)
+
+
+@actions_app.command()
+def schema() -> None:
+    """Print the JSON Schema of actions.yaml, for editors."""
+    typer.echo(render(catalogue_schema()), nl=False)
+
+
+@contextmanager
+def _explained(*passed_on: type[ConfigurationError]) -> Iterator[None]:
+    """An error that people can mend ends the command with its sentences."""
+    try:
+        yield
+    except passed_on:
+        raise
+    except (ConfigurationError, UnknownActionError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_PROBLEMS) from None
+
+
+def _load(actions_file: Path | None) -> Catalogue:
+    return load_catalogue(actions_file or load_settings().actions_file, SETTINGS_MODELS)
+
+
+def _dump(action: ActionSpec) -> dict[str, JsonValue]:
+    return action.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_action(action: ActionSpec) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(Text(action.id, "bold"), Text(f" ({action.source})", "dim"), sep="")
+    console.print(Text(f"  {action.description}"))
+    retry = action.retry
+    facts = {
+        "executor": action.executor,
+        "effect": action.effect,
+        "risk": action.risk,
+        "approval": "needed each time" if action.needs_approval else "not needed",
+        "environments": _list(action.allowed_environments, "all that allow its risk"),
+        "tenants": _list(action.allowed_tenants, "all"),
+        "timeout": f"{action.timeout:g} s",
+        "attempts": f"{retry.max_attempts}, waits from {retry.initial_delay:g} s "
+        f"times {retry.exponential_base:g}",
+        "cost": f"{action.cost.total} USD",
+        "phrases": _list([_weighed(p) for p in action.phrases], "none, only plans name it"),
+    }
+    for name, fact in facts.items():
+        console.print(Text(f"  {name:<13} "), Text(fact), sep="")
+    if action.parameters:
+        console.print("  parameters")
+        for name, spec in action.parameters.items():
+            console.print(Text(f"    {name:<13} "), Text(_describe(spec)), sep="")
+    if action.outputs:
+        console.print("  outputs")
+        for name, output in action.outputs.items():
+            console.print(
+                Text(f"    {name:<13} "), Text(f"{output.type}: {output.description}"), sep=""
+            )
+
+
+def _list(items: Sequence[str] | None, otherwise: str) -> str:
+    return ", ".join(items) if items else otherwise
+
+
+def _weighed(phrase: Phrase) -> str:
+    return phrase.phrase if phrase.weight == 1 else f"{phrase.phrase} ({phrase.weight:g})"
+
+
+def _describe(spec: ParameterSpec) -> str:
+    need = "required" if spec.required else f"default {json.dumps(spec.default)}"
+    kind = f"{spec.type} ({spec.entity})" if spec.entity is not None else spec.type
+    return f"{kind}, {need}: {spec.description}"

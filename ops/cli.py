@@ -1,0 +1,315 @@
+"""The command line: ``millstream``.
+
+Commands import what they need when they run, so that ``--help`` is quick. Exit codes: 0 for yes
+or done, 1 where the answer is no, 2 for wrong usage, wrong configuration or something that cannot
+be reached, 3 for out of time.
+"""
+
+# ruff: noqa: PLC0415  # what a command needs is imported when it runs
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+_MOUNTED: Final = {
+    "topics": ("ops.topics", "topics_app"),
+    "actions": ("ops.actions", "actions_app"),
+}
+"""Groups of commands that live in modules of their own, loaded when they are used."""
+
+_CHECKOUT: Final = Path(__file__).resolve().parents[1]
+
+
+class _Commands(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name not in _MOUNTED:
+            return super().resolve_command(ctx, args)
+        module, attribute = _MOUNTED[name]
+        group = typer.main.get_group(getattr(import_module(module), attribute))
+        group.no_args_is_help = True
+        return name, group, args[1:]
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Millstream: requests become governed, audited, replayable actions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(
+    typer.Typer(help="Compare topics.yaml with a broker, and bring it in.", no_args_is_help=True),
+    name="topics",
+)
+app.add_typer(
+    typer.Typer(help="Look at the action catalogue, and check it.", no_args_is_help=True),
+    name="actions",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Kafka = Annotated[
+    str | None,
+    typer.Option("--kafka", metavar="HOST:PORT", help="The broker, instead of the settings'."),
+]
+Database = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="The database, instead of the settings'."),
+]
+Execution = Annotated[
+    str, typer.Argument(help="A correlation id, the beginning of one, or the requester's own id.")
+]
+
+
+@app.callback()
+def _join_the_running_stack(
+    ctx: typer.Context,
+    state: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of the stack to work with, as `up` was given.",
+            show_default=".millstream in the checkout",
+        ),
+    ] = _CHECKOUT / ".millstream",
+) -> None:
+    """Take from a running stack what neither a flag nor a variable says."""
+    if not (state / "stack.json").exists():
+        return
+    from ops.running import read_stack
+
+    ctx.obj = stack = read_stack(state)
+    if stack is not None:
+        for variable, value in stack.environment.items():
+            os.environ.setdefault(variable, value)
+
+
+@app.command()
+def up(
+    kafka: Annotated[
+        str,
+        typer.Option(metavar="embedded|jars|HOST:PORT", help="Which broker to start or to use."),
+    ] = "embedded",
+    postgres: Annotated[
+        str, typer.Option(metavar="embedded|URL", help="Which database to start or to use.")
+    ] = "embedded",
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder for data and logs.", show_default=".millstream in the checkout"
+        ),
+    ] = None,
+    kafka_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, show_default="a free one")
+    ] = None,
+    postgres_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, show_default="a free one")
+    ] = None,
+) -> None:
+    """Run the whole stack in the foreground until Ctrl-C."""
+    from ops.stack import StackOptions
+    from ops.up import run
+
+    options = StackOptions(
+        state=state or _CHECKOUT / ".millstream",
+        kafka=kafka,
+        postgres=postgres,
+        kafka_port=kafka_port,
+        postgres_port=postgres_port,
+    )
+    raise typer.Exit(run(options))
+
+
+@app.command()
+def demo() -> None:
+    """Run a story on a stack of its own, and leave nothing behind."""
+    from ops.demo import run
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def submit(
+    text: Annotated[str | None, typer.Argument(help="What is to be done, in plain words.")] = None,
+    *,
+    plan: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A file with steps, as JSON or YAML."),
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="Who it is accounted to.")] = "default",
+    user: Annotated[str, typer.Option(help="Who asks.")] = "anonymous",
+    correlation_id: Annotated[
+        str | None, typer.Option(help="An id of your own for the execution.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 60.0,
+    kafka: Kafka = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a request; with --wait, exit with 0 on success, 1 on another end, 3 out of time."""
+    if text is None and plan is None:
+        raise typer.BadParameter("say what is to be done, or give a --plan", param_hint="TEXT")
+    from ops.submit import make_submission, run
+
+    submission = make_submission(
+        text, plan=plan, tenant=tenant, user=user, correlation_id=correlation_id
+    )
+    settings = _settings(kafka=kafka, database=database)
+    raise typer.Exit(run(settings, submission, wait=timeout if wait else None, as_json=as_json))
+
+
+@app.command()
+def status(
+    ctx: typer.Context, kafka: Kafka = None, database: Database = None, as_json: AsJson = False
+) -> None:
+    """Say what runs, how far the roles are behind, and how executions stand."""
+    from ops.status import run
+
+    raise typer.Exit(run(_settings(kafka=kafka, database=database), ctx.obj, as_json=as_json))
+
+
+@app.command("ls")
+def list_executions(
+    status: Annotated[str | None, typer.Option(help="Only those in this status.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only those of this tenant.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only those received since: 15m, 2h, 1d, or a date.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """List executions, the newest first."""
+    from ops.show import run_list
+
+    run_list(
+        _settings(database=database),
+        status=status,
+        tenant=tenant,
+        since=since,
+        limit=limit,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def show(
+    execution: Execution,
+    events: Annotated[
+        bool, typer.Option("--events", help="Also show which message caused which.")
+    ] = False,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the timeline of one execution."""
+    from ops.show import run
+
+    run(_settings(database=database), execution, events=events, as_json=as_json)
+
+
+@app.command()
+def watch(
+    execution: Annotated[
+        str | None, typer.Argument(help="One execution; everything that happens if not given.")
+    ] = None,
+    database: Database = None,
+) -> None:
+    """Follow executions as they go, until Ctrl-C; one execution until its end."""
+    from ops.watch import run
+
+    run(_settings(database=database), execution)
+
+
+ReadyFile = Annotated[
+    Path | None, typer.Option(help="A file to make when ready, and to remove at the end.")
+]
+
+
+@app.command()
+def worker(
+    roles: Annotated[
+        str | None, typer.Option(help="Which roles, separated by commas.", show_default="all")
+    ] = None,
+    ready_file: ReadyFile = None,
+) -> None:
+    """Host roles until SIGTERM or Ctrl-C."""
+    from ops.worker import work
+
+    work([name.strip() for name in roles.split(",")] if roles else None, ready_file)
+
+
+@app.command()
+def sink(ready_file: ReadyFile = None) -> None:
+    """Write every message into Postgres until SIGTERM or Ctrl-C."""
+    from ops.sinking import run
+
+    run(ready_file)
+
+
+@app.command()
+def migrate(
+    revision: Annotated[str, typer.Argument(help="How far.")] = "head",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only compare the database with the code.")
+    ] = False,
+    database: Database = None,
+) -> None:
+    """Bring the database's schema up."""
+    from ops import migrate as migrations
+
+    url = _settings(database=database).database_url.get_secret_value()
+    if check:
+        differences = migrations.check(url)
+        for difference in differences:
+            typer.echo(difference)
+        typer.echo("The database differs." if differences else "The database is as declared.")
+        raise typer.Exit(1 if differences else 0)
+    migrations.upgrade(url, revision)
+    typer.echo(f"The database is at {revision}.")
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    number = installed("millstream")
+    typer.echo(f'{{"version": "{number}"}}' if as_json else f"millstream {number}")
+
+
+def _settings(*, kafka: str | None = None, database: str | None = None) -> Any:
+    """Settings in which flags win over variables."""
+    from agents.runtime.settings import load_settings
+
+    flags = {"MILLSTREAM_KAFKA_BOOTSTRAP": kafka, "MILLSTREAM_DATABASE_URL": database}
+    given = {variable: value for variable, value in flags.items() if value is not None}
+    return load_settings({**os.environ, **given})
+
+
+def main() -> None:
+    """The console entry: an error that people can mend ends in a sentence, not in a traceback."""
+    try:
+        app()
+    except Exception as error:
+        from agents.runtime import errors
+
+        if not isinstance(error, errors.MillstreamError):
+            raise
+        typer.echo(error.reason, err=True)
+        for note in getattr(error, "__notes__", ()):
+            typer.echo(note, err=True)
+        is_no = not isinstance(
+            error,
+            errors.ConfigurationError | errors.InfrastructureError | errors.InvalidMessageError,
+        )
+        sys.exit(1 if is_no else 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""``millstream worker``: a process that hosts roles."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from agents.executors import SETTINGS_MODELS
+from agents.registry import ROLES
+from agents.runtime import spec_of
+from agents.runtime.catalogue import load_catalogue
+from agents.runtime.errors import ConfigurationError
+from agents.runtime.host import Declarations, hosting
+from agents.runtime.settings import Settings, load_settings
+from agents.runtime.telemetry import configure_logging
+from agents.runtime.topology import load_topology
+from agents.runtime.worker import Worker, run_worker
+
+_ASSIGNED_SECONDS = 60.0
+_log = structlog.get_logger(__name__)
+
+
+def work(names: Sequence[str] | None, ready_file: Path | None) -> None:
+    """Host roles until SIGTERM or SIGINT.
+
+    Args:
+        names: Which roles; all if not given.
+        ready_file: Made when every role has its partitions, removed at the end.
+
+    Raises:
+        ConfigurationError: Settings, declarations or the broker's topics do not fit.
+        InfrastructureError: Kafka or Postgres does not answer.
+    """
+    settings = load_settings()
+    configure_logging(log_format=settings.log_format, level=settings.log_level)
+    functions = choose_roles(names)
+    declarations = load_declarations(settings)
+    try:
+        uvloop.run(_host(settings, declarations, functions, ready_file))
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+
+
+def choose_roles(names: Sequence[str] | None) -> list[Callable[..., Any]]:
+    """The functions of the named roles, in the order of the registry.
+
+    Raises:
+        ConfigurationError: There is no role of that name.
+    """
+    by_name = {spec_of(function).name: function for function in ROLES}
+    if names is None:
+        return list(by_name.values())
+    if unknown := sorted(set(names) - by_name.keys()):
+        raise ConfigurationError(
+            f"there is no role {', '.join(unknown)}; there are {', '.join(by_name)}"
+        )
+    return [function for name, function in by_name.items() if name in names]
+
+
+def load_declarations(settings: Settings) -> Declarations:
+    """What topics.yaml and actions.yaml say.
+
+    Raises:
+        ConfigurationError: A file has problems; all of them are named.
+    """
+    return Declarations(
+        topology=load_topology(settings.topics_file),
+        catalogue=load_catalogue(settings.actions_file, SETTINGS_MODELS),
+    )
+
+
+async def _host(
+    settings: Settings,
+    declarations: Declarations,
+    functions: Sequence[Callable[..., Any]],
+    ready_file: Path | None,
+) -> None:
+    async with hosting(settings, declarations, functions) as worker:
+        announcing = asyncio.create_task(_announce(worker, ready_file))
+        try:
+            await run_worker(worker)
+        finally:
+            announcing.cancel()
+
+
+async def _announce(worker: Worker, ready_file: Path | None) -> None:
+    """Tell whoever started us when every role has its partitions."""
+    await worker.wait_assigned(_ASSIGNED_SECONDS)
+    _log.info("ready")
+    if ready_file is not None:
+        await asyncio.to_thread(ready_file.touch)

@@ -1,0 +1,531 @@
+"""What every ledger does; the one of tests and the one in Postgres pass the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from support.ledgers import (
+    LEASE,
+    NOON,
+    SettableClock,
+    advance,
+    ids,
+    moves,
+    must_not_decide,
+    outcome,
+    refuses,
+    result,
+    run_record,
+    step,
+    verdict,
+    version_of,
+)
+
+from agents.runtime.database import Database
+from agents.runtime.errors import RefusedMessageError
+from agents.runtime.ledger.memory import MemoryLedger
+from agents.runtime.ledger.postgres import PostgresLedger
+from agents.runtime.ports import Ledger, RunRecord, Transition
+from schemas import AgentMessage, Verdict
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture(
+    params=["memory", pytest.param("postgres", marks=pytest.mark.integration)],
+)
+async def ledger(request: pytest.FixtureRequest, clock: SettableClock) -> AsyncIterator[Ledger]:
+    if request.param == "memory":
+        yield MemoryLedger(clock)
+        return
+    postgres = PostgresLedger(Database(request.getfixturevalue("database_url"), 3), clock)
+    await postgres.start()
+    yield postgres
+    await postgres.close()
+
+
+# -- runs ---------------------------------------------------------------------------------------
+
+
+async def test_the_first_event_of_an_execution_makes_its_run(ledger: Ledger) -> None:
+    run_id = uuid4()
+    before: list[RunRecord | None] = []
+
+    def decide(run: RunRecord | None) -> Transition:
+        before.append(run)
+        return Transition(run_record(run_id))
+
+    assert list(await advance(ledger, run_id, decide)) == []
+    assert before == [None]
+    assert await version_of(ledger, run_id) == 1
+
+
+async def test_a_later_event_meets_the_run_exactly_as_it_was_written(ledger: Ledger) -> None:
+    run_id = uuid4()
+    written = run_record(run_id, next_wakeup=NOON + timedelta(seconds=1.5))
+    await advance(ledger, run_id, lambda _run: Transition(written))
+    met: list[RunRecord | None] = []
+
+    def decide(run: RunRecord | None) -> Transition:
+        met.append(run)
+        return Transition(run_record(run_id, 2, status="success", is_open=False))
+
+    await advance(ledger, run_id, decide)
+    assert met == [written]
+    assert await version_of(ledger, run_id) == 2
+
+
+async def test_the_answer_holds_the_very_messages_that_were_decided_on(ledger: Ledger) -> None:
+    run_id = uuid4()
+    first, second = outcome(run_id), outcome(run_id)
+    rows = await advance(ledger, run_id, moves(run_id, first, second))
+    assert [row.message for row in rows] == [first, second]
+    assert rows[0].message is first
+    assert rows[0].row_id < rows[1].row_id
+
+
+async def test_an_event_that_changes_nothing_may_still_emit(ledger: Ledger) -> None:
+    run_id = uuid4()
+    message = outcome(run_id)
+    rows = await advance(ledger, run_id, lambda _run: Transition(None, (message,)))
+    assert ids(rows) == [message.message_id]
+    assert await version_of(ledger, run_id) is None
+
+
+async def test_an_event_seen_before_changes_nothing_and_finds_what_is_unsent(
+    ledger: Ledger,
+) -> None:
+    run_id, event_id = uuid4(), uuid4()
+    message = outcome(run_id, reason='a "quoted" line\nof {braces}, ünïcode and \\ slashes')
+    first = await advance(ledger, run_id, moves(run_id, message), event_id=event_id)
+    again = await advance(ledger, run_id, must_not_decide, event_id=event_id)
+    assert [row.row_id for row in again] == [row.row_id for row in first]
+    assert again[0].message == message
+    assert type(again[0].message.payload) is type(message.payload)
+    assert await version_of(ledger, run_id) == 1
+
+
+async def test_an_event_seen_before_finds_nothing_once_all_is_sent(ledger: Ledger) -> None:
+    run_id, event_id = uuid4(), uuid4()
+    rows = await advance(ledger, run_id, moves(run_id, outcome(run_id)), event_id=event_id)
+    await ledger.mark_sent([row.row_id for row in rows])
+    assert list(await advance(ledger, run_id, must_not_decide, event_id=event_id)) == []
+
+
+async def test_a_new_event_finds_what_earlier_ones_have_left_unsent(ledger: Ledger) -> None:
+    run_id = uuid4()
+    older, newer = outcome(run_id), outcome(run_id)
+    await advance(ledger, run_id, moves(run_id, older))
+    assert ids(await advance(ledger, run_id, moves(run_id, newer))) == [
+        older.message_id,
+        newer.message_id,
+    ]
+
+
+async def test_a_transition_can_discard_what_is_unsent(ledger: Ledger) -> None:
+    run_id, event_id = uuid4(), uuid4()
+    newer = outcome(run_id)
+    await advance(ledger, run_id, moves(run_id, outcome(run_id)), event_id=event_id)
+    discard = Transition(run_record(run_id, 2), (newer,), discards_outbox=True)
+    assert ids(await advance(ledger, run_id, lambda _run: discard)) == [newer.message_id]
+    assert ids(await advance(ledger, run_id, must_not_decide, event_id=event_id)) == [
+        newer.message_id
+    ]
+
+
+async def test_discarding_leaves_other_runs_alone(ledger: Ledger) -> None:
+    run_id, other = uuid4(), uuid4()
+    message = outcome(other)
+    await advance(ledger, other, moves(other, message))
+    await advance(ledger, run_id, lambda _run: Transition(None, discards_outbox=True))
+    assert ids(await advance(ledger, other, moves(other))) == [message.message_id]
+
+
+async def test_a_refused_event_is_refused_again_for_the_same_reason(ledger: Ledger) -> None:
+    run_id, event_id = uuid4(), uuid4()
+    await advance(ledger, run_id, moves(run_id))
+    for decide in (refuses("another request owns this id"), must_not_decide):
+        with pytest.raises(RefusedMessageError, match="another request owns this id") as caught:
+            await advance(ledger, run_id, decide, event_id=event_id)
+        assert caught.value.code == "correlation_id_in_use"
+    assert await version_of(ledger, run_id) == 1
+
+
+async def test_a_decision_that_raises_leaves_no_trace(ledger: Ledger) -> None:
+    run_id, event_id = uuid4(), uuid4()
+
+    def fails(_run: RunRecord | None) -> Transition:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await advance(ledger, run_id, fails, event_id=event_id)
+    assert await version_of(ledger, run_id) is None
+    await advance(ledger, run_id, moves(run_id), event_id=event_id)
+    assert await version_of(ledger, run_id) == 1
+
+
+@pytest.mark.parametrize("version", [1, 3])
+async def test_a_version_that_does_not_rise_by_one_is_refused_as_a_bug(
+    ledger: Ledger, version: int
+) -> None:
+    run_id = uuid4()
+    await advance(ledger, run_id, moves(run_id))
+    with pytest.raises(ValueError, match="version 2"):
+        await advance(ledger, run_id, lambda _run: Transition(run_record(run_id, version)))
+    assert await version_of(ledger, run_id) == 1
+
+
+async def test_lanes_do_not_see_each_other(ledger: Ledger) -> None:
+    run_id, event_id = uuid4(), uuid4()
+    for lane in ("", "canary."):
+        message = outcome(run_id, lane=lane)
+        rows = await advance(
+            ledger, run_id, moves(run_id, message, lane=lane), event_id=event_id, lane=lane
+        )
+        assert ids(rows) == [message.message_id]
+    assert await version_of(ledger, run_id, lane="canary.") == 1
+    assert [r.lane for r in await ledger.open_runs(lane="", after=None, limit=9)] == [""]
+
+
+# -- calls that are made at the same time ---------------------------------------------------------
+
+
+async def test_events_of_one_run_apply_in_the_order_in_which_they_were_submitted(
+    ledger: Ledger,
+) -> None:
+    run_id = uuid4()
+    messages = [outcome(run_id) for _ in range(5)]
+    answers = await asyncio.gather(
+        *(advance(ledger, run_id, moves(run_id, message)) for message in messages)
+    )
+    expected = [message.message_id for message in messages]
+    assert [ids(rows) for rows in answers] == [expected[: n + 1] for n in range(5)]
+    assert await version_of(ledger, run_id) == 5
+
+
+async def test_an_event_given_twice_at_once_is_applied_once(ledger: Ledger) -> None:
+    run_id, event_id, message = uuid4(), uuid4(), outcome(uuid4())
+    answers = await asyncio.gather(
+        *(advance(ledger, run_id, moves(run_id, message), event_id=event_id) for _ in range(3))
+    )
+    assert [ids(rows) for rows in answers] == [[message.message_id]] * 3
+    assert await version_of(ledger, run_id) == 1
+
+
+async def test_a_failing_and_a_refused_call_harm_nobody_beside_them(ledger: Ledger) -> None:
+    good, bad, refused = uuid4(), uuid4(), uuid4()
+    message = outcome(good)
+
+    def fails(_run: RunRecord | None) -> Transition:
+        raise ZeroDivisionError
+
+    answers = await asyncio.gather(
+        advance(ledger, bad, fails),
+        advance(ledger, good, moves(good, message)),
+        advance(ledger, refused, refuses()),
+        advance(ledger, bad, moves(bad)),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[0], ZeroDivisionError)
+    assert not isinstance(answers[1], BaseException)
+    assert ids(answers[1]) == [message.message_id]
+    assert isinstance(answers[2], RefusedMessageError)
+    assert await version_of(ledger, good) == 1
+    assert await version_of(ledger, bad) == 1
+    assert await version_of(ledger, refused) is None
+
+
+async def test_an_event_that_fails_and_then_succeeds_at_once_is_remembered(
+    ledger: Ledger,
+) -> None:
+    run_id, event_id = uuid4(), uuid4()
+
+    def fails(_run: RunRecord | None) -> Transition:
+        raise ZeroDivisionError
+
+    await asyncio.gather(
+        advance(ledger, run_id, fails, event_id=event_id),
+        advance(ledger, run_id, moves(run_id), event_id=event_id),
+        return_exceptions=True,
+    )
+    await advance(ledger, run_id, must_not_decide, event_id=event_id)
+    assert await version_of(ledger, run_id) == 1
+
+
+async def test_many_runs_of_several_lanes_advance_together(ledger: Ledger) -> None:
+    keys = [(lane, uuid4()) for lane in ("", "canary.", "replay-1.") for _ in range(150)]
+    for version in (1, 2):
+        await asyncio.gather(
+            *(advance(ledger, run_id, moves(run_id, lane=lane), lane=lane) for lane, run_id in keys)
+        )
+        for lane in ("", "canary.", "replay-1."):
+            runs = await ledger.open_runs(lane=lane, after=None, limit=1000)
+            assert {run.correlation_id for run in runs} == {r for at, r in keys if at == lane}
+            assert {run.version for run in runs} == {version}
+
+
+# -- outbox ---------------------------------------------------------------------------------------
+
+
+async def test_unsent_rows_are_those_written_before_and_not_marked(
+    ledger: Ledger, clock: SettableClock
+) -> None:
+    early, marked, late, elsewhere = (uuid4() for _ in range(4))
+    wanted = outcome(early)
+    await advance(ledger, early, moves(early, wanted))
+    rows = await advance(ledger, marked, moves(marked, outcome(marked)))
+    await advance(
+        ledger, elsewhere, moves(elsewhere, outcome(elsewhere), lane="canary."), lane="canary."
+    )
+    clock.moment = NOON + timedelta(seconds=10)
+    await advance(ledger, late, moves(late, outcome(late)))
+    await ledger.mark_sent([row.row_id for row in rows])
+    found = await ledger.unsent(lane="", older_than=NOON + timedelta(seconds=5), limit=10)
+    assert [row.message for row in found] == [wanted]
+
+
+async def test_unsent_rows_come_oldest_first_and_no_more_than_asked_for(ledger: Ledger) -> None:
+    run_id = uuid4()
+    messages = [outcome(run_id) for _ in range(3)]
+    await advance(ledger, run_id, moves(run_id, *messages))
+    found = await ledger.unsent(lane="", older_than=NOON + LEASE, limit=2)
+    assert ids(found) == [message.message_id for message in messages[:2]]
+
+
+async def test_marking_rows_twice_or_rows_that_never_were_does_no_harm(ledger: Ledger) -> None:
+    run_id = uuid4()
+    [row] = await advance(ledger, run_id, moves(run_id, outcome(run_id)))
+    await ledger.mark_sent([row.row_id, row.row_id, 10**12])
+    await ledger.mark_sent([row.row_id])
+    await ledger.mark_sent([])
+    assert list(await advance(ledger, run_id, moves(run_id))) == []
+
+
+# -- timers and open runs -------------------------------------------------------------------------
+
+
+async def test_due_runs_are_open_ones_whose_time_has_come_earliest_first(ledger: Ledger) -> None:
+    def at(seconds: float, **fields: object) -> UUID:
+        run_id = uuid4()
+        wakeups[run_id] = {"next_wakeup": NOON + timedelta(seconds=seconds), **fields}
+        return run_id
+
+    wakeups: dict[UUID, dict[str, object]] = {}
+    second, first, exactly = at(-1), at(-2), at(0)
+    at(1)
+    at(-3, is_open=False)
+    for run_id, fields in wakeups.items():
+        await advance(ledger, run_id, moves(run_id, **fields))
+    sleeping = uuid4()
+    await advance(ledger, sleeping, moves(sleeping))
+    due = await ledger.due(lane="", now=NOON, limit=10)
+    assert [run.correlation_id for run in due] == [first, second, exactly]
+    assert [run.correlation_id for run in await ledger.due(lane="", now=NOON, limit=1)] == [first]
+    assert list(await ledger.due(lane="canary.", now=NOON, limit=10)) == []
+
+
+async def test_open_runs_come_in_the_order_of_their_ids_page_by_page(ledger: Ledger) -> None:
+    opened = sorted(uuid4() for _ in range(5))
+    for run_id in reversed(opened):
+        await advance(ledger, run_id, moves(run_id))
+    closed = uuid4()
+    await advance(ledger, closed, moves(closed, is_open=False))
+    first = await ledger.open_runs(lane="", after=None, limit=3)
+    rest = await ledger.open_runs(lane="", after=first[-1].correlation_id, limit=3)
+    assert [run.correlation_id for run in (*first, *rest)] == opened
+
+
+# -- verdicts -------------------------------------------------------------------------------------
+
+
+async def test_the_first_verdict_on_a_plan_wins(ledger: Ledger) -> None:
+    first = verdict("denied")
+    second = first.model_copy(update={"message_id": uuid4(), "timestamp": NOON + LEASE})
+    plan_id = first.payload.plan_id
+    assert await ledger.recorded_verdict(lane="", plan_id=plan_id) is None
+    assert await ledger.record_verdict(first) == first
+    assert await ledger.record_verdict(second) == first
+    assert await ledger.recorded_verdict(lane="", plan_id=plan_id) == first
+    assert await ledger.recorded_verdict(lane="canary.", plan_id=plan_id) is None
+
+
+async def test_verdicts_recorded_at_once_agree_on_one(ledger: Ledger) -> None:
+    first = verdict()
+    others = [first.model_copy(update={"message_id": uuid4()}) for _ in range(4)]
+    unrelated = verdict()
+    *answers, apart = await asyncio.gather(
+        *(ledger.record_verdict(message) for message in (first, *others, unrelated))
+    )
+    assert {answer.message_id for answer in answers} == {first.message_id}
+    assert apart == unrelated
+
+
+async def test_only_an_approved_verdict_of_that_very_execution_gives_a_hash(
+    ledger: Ledger,
+) -> None:
+    approved, denied = verdict(), verdict("denied")
+    for message in (approved, denied):
+        await ledger.record_verdict(message)
+
+    async def hash_for(
+        message: AgentMessage[Verdict],
+        *,
+        lane: str = "",
+        run_id: UUID | None = None,
+        plan_id: UUID | None = None,
+    ) -> str | None:
+        return await ledger.approved_plan_hash(
+            lane=lane,
+            correlation_id=run_id or message.correlation_id,
+            plan_id=plan_id or message.payload.plan_id,
+        )
+
+    answers = await asyncio.gather(
+        hash_for(approved),
+        hash_for(denied),
+        hash_for(approved, run_id=uuid4()),
+        hash_for(approved, lane="canary."),
+        hash_for(approved, plan_id=uuid4()),
+    )
+    assert list(answers) == [approved.payload.plan_hash, None, None, None, None]
+
+
+# -- effects --------------------------------------------------------------------------------------
+
+
+async def test_a_claimed_effect_is_settled_and_its_result_found_ever_after(ledger: Ledger) -> None:
+    message = step()
+    outcome_of_it = result(message, output={"version": "1.2 \x00 π"})
+    claim = await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+    assert claim.decision == "go"
+    assert await ledger.settle_effect(message, outcome_of_it, owner="a") == outcome_of_it
+    again = await ledger.claim_effect(message, owner="b", lease_until=NOON + LEASE, now=NOON)
+    assert (again.decision, again.result) == ("recorded", outcome_of_it)
+
+
+async def test_a_live_lease_keeps_others_waiting(ledger: Ledger) -> None:
+    message = step("read")
+    await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+    claim = await ledger.claim_effect(message, owner="b", lease_until=NOON + 2 * LEASE, now=NOON)
+    assert (claim.decision, claim.lease_until) == ("busy", NOON + LEASE)
+
+
+async def test_a_claim_whose_answer_was_lost_can_be_repeated(ledger: Ledger) -> None:
+    message = step()
+    for _ in range(2):
+        claim = await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+        assert claim.decision == "go"
+
+
+async def test_of_many_claimers_at_once_exactly_one_may_go(ledger: Ledger) -> None:
+    message = step()
+    claims = await asyncio.gather(
+        *(
+            ledger.claim_effect(message, owner=f"o{n}", lease_until=NOON + LEASE, now=NOON)
+            for n in range(20)
+        )
+    )
+    assert sorted(claim.decision for claim in claims) == ["busy"] * 19 + ["go"]
+
+
+@pytest.mark.parametrize("effect", ["read", "idempotent"])
+async def test_a_dead_lease_of_what_may_be_repeated_is_taken_over(
+    ledger: Ledger, effect: str
+) -> None:
+    message = step(effect)
+    await ledger.claim_effect(message, owner="dead", lease_until=NOON + LEASE, now=NOON)
+    later = NOON + LEASE
+    claim = await ledger.claim_effect(message, owner="b", lease_until=later + LEASE, now=later)
+    assert claim.decision == "go"
+    third = await ledger.claim_effect(message, owner="c", lease_until=later + LEASE, now=later)
+    assert (third.decision, third.lease_until) == ("busy", later + LEASE)
+
+
+async def test_the_first_outcome_stands_when_two_owners_have_repeated_a_step(
+    ledger: Ledger,
+) -> None:
+    message = step("idempotent")
+    first, second = result(message, output={"by": "late"}), result(message, output={"by": "b"})
+    await ledger.claim_effect(message, owner="late", lease_until=NOON + LEASE, now=NOON)
+    later = NOON + LEASE
+    await ledger.claim_effect(message, owner="b", lease_until=later + LEASE, now=later)
+    assert await ledger.settle_effect(message, first, owner="late") == first
+    assert await ledger.settle_effect(message, second, owner="b") == first
+
+
+async def test_a_dead_lease_of_an_effect_leaves_it_in_doubt_for_good(ledger: Ledger) -> None:
+    message = step("effect")
+    await ledger.claim_effect(message, owner="dead", lease_until=NOON + LEASE, now=NOON)
+    for later in (NOON + LEASE, NOON + 5 * LEASE):
+        claim = await ledger.claim_effect(message, owner="b", lease_until=later + LEASE, now=later)
+        assert (claim.decision, claim.result) == ("in_doubt", None)
+    retry = step("effect", attempt=2, run_id=message.correlation_id)
+    claim = await ledger.claim_effect(retry, owner="b", lease_until=NOON + LEASE, now=NOON)
+    assert claim.decision == "in_doubt"
+
+
+async def test_a_late_owner_who_knows_the_outcome_resolves_the_doubt(ledger: Ledger) -> None:
+    message = step("effect")
+    await ledger.claim_effect(message, owner="late", lease_until=NOON + LEASE, now=NOON)
+    later = NOON + LEASE
+    await ledger.claim_effect(message, owner="b", lease_until=later + LEASE, now=later)
+    unknown, known = result(message, "unknown"), result(message)
+    assert await ledger.settle_effect(message, unknown, owner="b") == unknown
+    claim = await ledger.claim_effect(message, owner="c", lease_until=later + LEASE, now=later)
+    assert (claim.decision, claim.result) == ("recorded", unknown)
+    assert await ledger.settle_effect(message, known, owner="late") == known
+    assert await ledger.settle_effect(message, unknown, owner="b") == known
+
+
+@pytest.mark.parametrize("status", ["success", "failed"])
+async def test_a_definite_outcome_stays(ledger: Ledger, status: str) -> None:
+    message = step("effect")
+    stands = result(message, status)
+    await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+    await ledger.settle_effect(message, stands, owner="a")
+    for other in ("success", "failed", "unknown"):
+        assert await ledger.settle_effect(message, result(message, other), owner="a") == stands
+
+
+async def test_a_failed_attempt_is_recorded_and_a_higher_one_may_go(ledger: Ledger) -> None:
+    first = step("effect")
+    failed = result(first, "failed")
+    await ledger.claim_effect(first, owner="a", lease_until=NOON + LEASE, now=NOON)
+    await ledger.settle_effect(first, failed, owner="a")
+    same = await ledger.claim_effect(first, owner="b", lease_until=NOON + LEASE, now=NOON)
+    assert (same.decision, same.result) == ("recorded", failed)
+    second = step("effect", attempt=2, run_id=first.correlation_id)
+    claim = await ledger.claim_effect(second, owner="b", lease_until=NOON + LEASE, now=NOON)
+    assert claim.decision == "go"
+    assert await ledger.settle_effect(first, failed, owner="a") == failed
+    done = result(second)
+    assert await ledger.settle_effect(second, done, owner="b") == done
+
+
+async def test_settling_what_one_never_held_is_a_bug_that_shows(ledger: Ledger) -> None:
+    message = step("effect")
+    with pytest.raises(LookupError, match="nobody claimed"):
+        await ledger.settle_effect(message, result(message), owner="a")
+    await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+    with pytest.raises(LookupError, match="never held"):
+        await ledger.settle_effect(message, result(message), owner="b")
+
+
+async def test_claims_and_settlements_of_many_steps_at_once_keep_apart(ledger: Ledger) -> None:
+    messages = [step() for _ in range(30)]
+
+    async def act(number: int) -> None:
+        message = messages[number]
+        await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+        await ledger.settle_effect(message, result(message, output={"n": number}), owner="a")
+
+    await asyncio.gather(*(act(number) for number in range(30)))
+    for number, message in enumerate(messages):
+        claim = await ledger.claim_effect(message, owner="b", lease_until=NOON + LEASE, now=NOON)
+        assert claim.result is not None
+        assert claim.result.output == {"n": number}

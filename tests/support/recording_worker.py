@@ -1,0 +1,35 @@
+"""A worker process that writes down what it handles: tests kill, freeze and stop it.
+
+Arguments: bootstrap servers, group, topic, file, window, seconds that a handler takes.
+A line is ``start`` or ``end``, partition and offset; it is in the file when the handler goes on.
+"""
+
+import asyncio
+import os
+import sys
+
+from agents.runtime.kafka import KafkaConfig
+from agents.runtime.records import Record
+from agents.runtime.worker import Subscription, Worker, run_worker
+
+
+def main() -> None:
+    servers, group, topic, path, window, seconds = sys.argv[1:]
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    async def handle(record: Record) -> None:
+        os.write(log, f"start {record.partition} {record.offset}\n".encode())
+        await asyncio.sleep(float(seconds))
+        os.write(log, f"end {record.partition} {record.offset}\n".encode())
+
+    config = KafkaConfig(bootstrap_servers=servers, session_timeout=6.0, fetch_wait_ms=20)
+    subscription = Subscription("role", group, (topic,), handle, window=int(window))
+
+    async def run() -> None:
+        await run_worker(Worker(config, [subscription]))
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Approved steps for tests of executors, on the ledger of tests."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID, uuid4
+
+from support.clocks import RecordingClock
+
+from agents.runtime.catalogue import ActionSpec, Catalogue
+from agents.runtime.context import Context, Services
+from agents.runtime.ledger.memory import MemoryLedger
+from agents.runtime.ports import Clock, Ledger
+from agents.runtime.roles import Handler, spec_of
+from agents.runtime.settings import Settings
+from schemas import (
+    AgentMessage,
+    CostEstimate,
+    JsonObject,
+    Plan,
+    PlanStep,
+    RetryPolicy,
+    Step,
+    StepResult,
+    Verdict,
+    compose,
+    hash_plan,
+)
+
+
+def action(action_id: str = "test.act", **fields: Any) -> ActionSpec:
+    """An action as the catalogue holds it; texts among the parameters are their types."""
+    parameters = {
+        name: {"type": spec, "description": "A parameter."} if isinstance(spec, str) else spec
+        for name, spec in fields.pop("parameters", {}).items()
+    }
+    outputs = {name: {"description": "An output."} for name in fields.pop("outputs", ())}
+    return ActionSpec.model_validate(
+        {
+            "description": "An action of a test.",
+            "executor": "test",
+            "effect": "read",
+            "risk": "low",
+            "id": action_id,
+            "source": "actions.yaml:1",
+            "parameters": parameters,
+            "outputs": outputs,
+            **fields,
+        }
+    )
+
+
+@dataclass
+class Rig:
+    """An executor's surroundings, in memory but for what the executor itself talks to."""
+
+    actions: tuple[ActionSpec, ...]
+    settings: Settings = field(default_factory=Settings)
+    clock: Clock = field(default_factory=RecordingClock)
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = MemoryLedger(self.clock)
+
+    @property
+    def services(self) -> Services:
+        catalogue = Catalogue(
+            environments={},
+            entities={},
+            actions={action.id: action for action in self.actions},
+            source="actions.yaml",
+        )
+        return Services(self.settings, catalogue, self.ledger, self.clock)
+
+    def hosted(self, function: Callable[..., Any]) -> AbstractAsyncContextManager[Handler]:
+        """The executor's handler as a process hosts it."""
+        lifespan = spec_of(function).lifespan
+        assert lifespan is not None
+        return lifespan(self.services)
+
+    async def approved(
+        self, parameters: Mapping[str, Any] | None = None, **fields: Any
+    ) -> "Assignment":
+        """A step of the first action, with an approved verdict on its plan."""
+        assignment = self.planned(parameters, **fields)
+        await self.ledger.record_verdict(assignment.verdict("approved"))
+        return assignment
+
+    def planned(self, parameters: Mapping[str, Any] | None = None, **fields: Any) -> "Assignment":
+        """A step of the first action, with no verdict on its plan."""
+        action = self.actions[0]
+        values: JsonObject = dict(parameters or {})
+        correlation_id = uuid4()
+        planned = PlanStep(
+            step_id="only",
+            action=action.id,
+            parameters=values,
+            executor=action.executor,
+            effect=action.effect,
+            risk=action.risk,
+            timeout=action.timeout,
+            retry=RetryPolicy(),
+            cost=CostEstimate(),
+        )
+        plan = Plan(
+            request_id=uuid4(),
+            title="a test",
+            requester="tester",
+            steps=(planned,),
+            cost=CostEstimate(),
+            plan_hash=hash_plan((planned,), lane="", correlation_id=correlation_id),
+        )
+        step = Step(
+            request_id=plan.request_id,
+            plan_id=uuid4(),
+            plan_hash=plan.plan_hash,
+            run_no=1,
+            step_id="only",
+            action=action.id,
+            executor=action.executor,
+            effect=action.effect,
+            parameters=values,
+            attempt=1,
+            timeout=action.timeout,
+        )
+        return Assignment(self, plan, correlation_id, step.model_copy(update=fields))
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A step, and the message that it comes in."""
+
+    rig: Rig
+    plan: Plan
+    correlation_id: UUID
+    step: Step
+
+    def but(self, **fields: Any) -> "Assignment":
+        """The same with other fields of the step, such as ``attempt``."""
+        return replace(self, step=self.step.model_copy(update=fields))
+
+    @property
+    def context(self) -> Context:
+        return Context(
+            f"executor_{self.step.executor}", self._message(self.step), self.rig.services
+        )
+
+    def verdict(self, decision: str) -> AgentMessage[Verdict]:
+        verdict = Verdict.model_construct(
+            request_id=self.plan.request_id,
+            plan_id=self.step.plan_id,
+            decision=decision,  # type: ignore[arg-type]  # a test names one of the literals
+            reasons=(),
+            plan=self.plan,
+        )
+        return self._message(verdict)
+
+    async def run(self, handler: Handler) -> StepResult:
+        """Hand the step to an executor's handler."""
+        result = await handler(self.step, self.context)
+        assert isinstance(result, StepResult)
+        return result
+
+    def _message(self, payload: Step | Verdict) -> AgentMessage[Any]:
+        now = self.rig.clock.now()
+        return compose(
+            payload,
+            message_id=uuid4(),
+            correlation_id=self.correlation_id,
+            causation_id=uuid4(),
+            from_agent="router",
+            tenant="default",
+            lane="",
+            timestamp=now,
+            received_at=now,
+            attempt=self.step.attempt,
+        )

@@ -1,0 +1,232 @@
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from agents.runtime.codec import encode
+from agents.runtime.context import Context
+from agents.runtime.delivery import Delivery
+from agents.runtime.errors import (
+    DatabaseUnavailableError,
+    PermanentError,
+    RefusedMessageError,
+    TransientError,
+)
+from agents.runtime.kafka import MessageTooLargeError, ProducerFatalError
+from agents.runtime.ports import OutboxRow
+from agents.runtime.records import Outgoing, Record
+from agents.runtime.resilience import Backoff
+from agents.runtime.roles import role, spec_of
+from agents.runtime.settings import ROOT
+from agents.runtime.testing import ManualClock, fake_services, message_with, test_id
+from agents.runtime.topology import load_topology
+from schemas import AgentMessage, Intent, Outcome, Plan, Step, StepResult, envelope_type
+from schemas.envelope import HEADER_TRACEPARENT
+
+TOPOLOGY = load_topology(ROOT / "topics.yaml")
+INTENT = Intent(request_id=test_id("request"), title="restart", requester="ann", parser="rules")
+MESSAGE = message_with(INTENT)
+
+
+class Sent:
+    """A publisher that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.messages: list[Outgoing] = []
+        self.failures: list[Exception] = []
+
+    async def send_all(self, messages: Iterable[Outgoing]) -> None:
+        batch = list(messages)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.messages += batch
+
+    def topics(self) -> list[str]:
+        return [message.topic for message in self.messages]
+
+    def only(self, payload: type[Any]) -> AgentMessage[Any]:
+        (message,) = self.messages
+        assert message.value is not None
+        return envelope_type(payload).model_validate_json(message.value)
+
+
+def record(value: bytes | None = None, *, topic: str = "millstream.intents.v1") -> Record:
+    out = encode(MESSAGE, topic, traceparent=b"00-trace-span-01")
+    return Record(topic, 2, 5, 0, out.key, out.value if value is None else value, out.headers)
+
+
+def outcome(reason: str = "from the role") -> Outcome:
+    return Outcome(request_id=INTENT.request_id, status="failed", code="bug", reason=reason)
+
+
+class Planner:
+    """A role that fails as it is told, and then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+        self.sent = Sent()
+        self.clock = ManualClock()
+
+        @role("planner")
+        async def plan(intent: Intent, ctx: Context) -> Plan | Outcome:
+            self.calls += 1
+            if self.errors:
+                raise self.errors.pop(0)
+            return outcome()
+
+        spec = spec_of(plan)
+        self.deliver = Delivery(
+            spec=spec,
+            handler=spec.handler,
+            services=fake_services(clock=self.clock),
+            topology=TOPOLOGY,
+            publisher=self.sent,
+            backoff=Backoff(),
+            topic_ids={"millstream.intents.v1": "topic-id"},
+        )
+
+
+async def test_what_a_role_returns_is_published_under_derived_ids() -> None:
+    planner = Planner()
+    await planner.deliver(record())
+    first = planner.sent.only(Outcome)
+    assert planner.sent.topics() == ["millstream.outcomes.v1"]
+    assert (first.causation_id, first.from_agent) == (MESSAGE.message_id, "planner")
+    assert dict(planner.sent.messages[0].headers)[HEADER_TRACEPARENT] == b"00-trace-span-01"
+
+    again = Planner()
+    await again.deliver(record())
+    assert again.sent.only(Outcome).message_id == first.message_id
+
+
+@pytest.mark.parametrize("value", [b"{", b"\xff", b"[]", b"{}"])
+async def test_what_cannot_be_read_is_a_dead_letter_with_its_bytes(value: bytes) -> None:
+    planner = Planner()
+    await planner.deliver(record(value))
+    (letter,) = planner.sent.messages
+    headers = dict(letter.headers)
+    assert letter.topic == "millstream.dead-letters.v1"
+    assert (letter.key, letter.value) == (MESSAGE.key(), value)
+    assert headers["__connect.errors.topic"] == b"millstream.intents.v1"
+    assert headers["__connect.errors.partition"] == b"2"
+    assert headers["__connect.errors.offset"] == b"5"
+    assert headers["millstream-error-code"] == b"invalid_message"
+    assert headers["millstream-role"] == b"planner"
+    assert headers["millstream-topic-id"] == b"topic-id"
+    assert headers["message-id"] == str(MESSAGE.message_id).encode()
+    assert planner.calls == 0
+
+
+async def test_a_permanent_error_ends_the_execution_with_its_reason() -> None:
+    planner = Planner(PermanentError("there is a cycle", code="invalid_plan"))
+    await planner.deliver(record())
+    ended = planner.sent.only(Outcome).payload
+    assert (ended.status, ended.code, ended.reason) == (
+        "failed",
+        "invalid_plan",
+        "there is a cycle",
+    )
+    assert ended.request_id == INTENT.request_id
+
+
+async def test_a_refused_message_is_a_dead_letter_and_ends_nothing() -> None:
+    planner = Planner(RefusedMessageError("in use", code="correlation_id_in_use"))
+    await planner.deliver(record())
+    assert planner.sent.topics() == ["millstream.dead-letters.v1"]
+
+
+async def test_a_bug_is_a_dead_letter_and_ends_the_execution_without_its_details() -> None:
+    planner = Planner(KeyError("secret detail"))
+    await planner.deliver(record())
+    assert planner.sent.topics() == ["millstream.dead-letters.v1", "millstream.outcomes.v1"]
+    assert b"secret detail" not in (planner.sent.messages[1].value or b"")
+
+
+async def test_a_transient_error_is_tried_again_after_one_and_two_seconds() -> None:
+    planner = Planner(TransientError("busy"), ConnectionResetError())
+    start = planner.clock.now()
+    await planner.deliver(record())
+    assert planner.calls == 3
+    assert planner.sent.topics() == ["millstream.outcomes.v1"]
+    assert 3.0 <= (planner.clock.now() - start).total_seconds() <= 3.75
+
+
+async def test_a_transient_error_that_stays_is_given_up() -> None:
+    planner = Planner(*[TransientError("busy") for _ in range(3)])
+    await planner.deliver(record())
+    assert planner.calls == 3
+    assert planner.sent.topics() == ["millstream.dead-letters.v1", "millstream.outcomes.v1"]
+
+
+async def test_infrastructure_that_is_away_is_waited_for_and_not_counted() -> None:
+    planner = Planner(*[DatabaseUnavailableError("away") for _ in range(10)])
+    await planner.deliver(record())
+    assert planner.calls == 11
+    assert planner.sent.topics() == ["millstream.outcomes.v1"]
+
+
+async def test_a_producer_that_is_broken_for_good_ends_the_process() -> None:
+    planner = Planner()
+    planner.sent.failures.append(ProducerFatalError("fenced"))
+    with pytest.raises(ProducerFatalError):
+        await planner.deliver(record())
+
+
+async def test_a_message_that_is_too_large_ends_the_execution() -> None:
+    planner = Planner()
+    planner.sent.failures.append(MessageTooLargeError("5 MB"))
+    await planner.deliver(record())
+    assert planner.sent.only(Outcome).payload.code == "message_too_large"
+
+
+async def test_a_message_of_another_lane_is_a_dead_letter() -> None:
+    planner = Planner()
+    stray = encode(message_with(INTENT, lane="canary."), "x", traceparent=None)
+    await planner.deliver(Record("millstream.intents.v1", 0, 0, 0, stray.key, stray.value))
+    assert planner.sent.topics() == ["millstream.dead-letters.v1"]
+
+
+async def test_outbox_rows_are_published_as_they_are_and_struck_off_afterwards() -> None:
+    step = Step(
+        request_id=test_id("request"),
+        plan_id=test_id("plan"),
+        plan_hash="0" * 64,
+        run_no=1,
+        step_id="check",
+        action="service.status",
+        executor="http",
+        effect="read",
+        parameters={},
+        attempt=1,
+        timeout=1.0,
+    )
+    held = message_with(step, name="held")
+    struck: list[int] = []
+
+    @role("router")
+    async def route(result: StepResult, ctx: Context) -> Sequence[OutboxRow[Step]]:
+        raise AssertionError
+
+    class Ledger:
+        async def mark_sent(self, row_ids: Sequence[int]) -> None:
+            struck.extend(row_ids)
+
+    spec = spec_of(route)
+    ledger: Any = Ledger()
+    sent = Sent()
+    delivery = Delivery(
+        spec=spec,
+        handler=spec.handler,
+        services=fake_services(ledger=ledger),
+        topology=TOPOLOGY,
+        publisher=sent,
+        backoff=Backoff(),
+        topic_ids={},
+    )
+    await delivery.publish([OutboxRow(7, held)], None, None)
+    assert sent.topics() == ["millstream.steps.http.v1"]
+    assert sent.only(Step) == held
+    assert struck == [7]
+    assert isinstance(held.message_id, UUID)

@@ -1,0 +1,85 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from agents.reporter import report
+from agents.runtime.testing import EPOCH, fake_context
+from schemas import ExecutionReport, ExecutionState, Failure, StepState
+
+
+def state(status: str, *steps: StepState, **more: Any) -> ExecutionState:
+    values: dict[str, Any] = {
+        "request_id": None,
+        "version": 3,
+        "run_no": 1,
+        "status": status,
+        "steps": steps,
+        "started_at": EPOCH,
+        "updated_at": EPOCH + timedelta(seconds=4),
+    }
+    return ExecutionState.model_validate(values | more)
+
+
+async def reported(of: ExecutionState) -> ExecutionReport | None:
+    return await report(of, fake_context(of, role="reporter"))
+
+
+DONE = StepState(
+    step_id="check",
+    action="service.status",
+    status="success",
+    attempt=2,
+    output={"version": "2.4.0"},
+    started_at=EPOCH,
+)
+SKIPPED = StepState(step_id="tell", action="notify.send", status="skipped")
+
+
+@pytest.mark.parametrize("status", ["running", "needs_approval", "paused", "cancelling"])
+async def test_an_execution_that_goes_on_is_not_reported(status: str) -> None:
+    assert await reported(state(status)) is None
+
+
+async def test_a_report_has_timeline_outputs_and_duration() -> None:
+    made = await reported(state("success", DONE))
+    assert made is not None
+    assert made.summary == "Success: 1 of 1 step done."
+    assert made.timeline[0].summary == "done after 2 attempts"
+    assert made.outputs == {"check": {"version": "2.4.0"}}
+    assert made.duration_seconds == 4.0
+
+
+async def test_steps_stand_in_the_order_in_which_they_ran() -> None:
+    late = DONE.model_copy(update={"step_id": "late", "started_at": EPOCH + timedelta(seconds=1)})
+    made = await reported(state("success", SKIPPED, late, DONE))
+    assert made is not None
+    assert [entry.step_id for entry in made.timeline] == ["check", "late", "tell"]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "summary"),
+    [
+        ("denied", "Too risky.", "Denied, nothing was run. Too risky."),
+        (
+            "needs_clarification",
+            "In which environment?",
+            "Not understood well enough to act. In which environment?",
+        ),
+        ("cancelled", "by ann", "Cancelled. by ann"),
+    ],
+)
+async def test_the_summary_says_why(status: str, reason: str, summary: str) -> None:
+    made = await reported(state(status, reason=reason, code="policy_denied"))
+    assert made is not None
+    assert made.summary == summary
+
+
+async def test_a_failed_step_tells_its_reason() -> None:
+    failed = DONE.model_copy(
+        update={"status": "failed", "failure": Failure(code="timeout", reason="no answer in 30 s")}
+    )
+    made = await reported(state("failed", failed, SKIPPED, reason="step check failed"))
+    assert made is not None
+    assert made.timeline[0].summary == "failed after 2 attempts: no answer in 30 s"
+    assert made.summary == "Failed, 0 of 2 steps done. step check failed"

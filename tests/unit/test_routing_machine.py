@@ -1,0 +1,371 @@
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.routing.machine import BrokerLost, Moved, Wakeup, react
+from agents.routing.run import Run
+from agents.routing.transitions import TRANSITIONS, IllegalTransitionError, check
+from agents.runtime.ports import Refusal
+from agents.runtime.testing import EPOCH, message_with, test_id
+from schemas import (
+    Command,
+    CostEstimate,
+    ExecutionStatus,
+    Failure,
+    Outcome,
+    Payload,
+    Plan,
+    PlanStep,
+    Reason,
+    RetryPolicy,
+    Step,
+    StepResult,
+    Verdict,
+    hash_plan,
+)
+
+REQUEST = test_id("request")
+
+
+def planned(step_id: str, *depends_on: str, **changes: Any) -> PlanStep:
+    values: dict[str, Any] = {
+        "step_id": step_id,
+        "action": "service.status",
+        "parameters": {"service": "checkout", "environment": "staging"},
+        "depends_on": depends_on,
+        "executor": "http",
+        "effect": "read",
+        "risk": "low",
+        "timeout": 30.0,
+        "retry": RetryPolicy(max_attempts=2, initial_delay=1.0),
+        "cost": CostEstimate(),
+    }
+    return PlanStep.model_validate(values | changes)
+
+
+def verdict(*steps: PlanStep, decision: str = "approved", request_id: UUID = REQUEST) -> Verdict:
+    steps = steps or (planned("only"),)
+    plan = Plan(
+        request_id=request_id,
+        title="title",
+        requester="ann",
+        steps=steps,
+        cost=CostEstimate(),
+        plan_hash=hash_plan(steps, lane="", correlation_id=test_id("execution")),
+    )
+    reason = Reason(policy="catalogue.max_risk", code="policy_denied", text="Too risky.")
+    return Verdict.model_validate(
+        {
+            "request_id": request_id,
+            "plan_id": test_id("plan"),
+            "decision": decision,
+            "reasons": () if decision == "approved" else (reason,),
+            "plan": plan,
+        }
+    )
+
+
+def result(
+    step: Step, status: str = "success", *, retriable: bool = False, **output: Any
+) -> StepResult:
+    failure = Failure(code="transient", reason="it answered 503", retriable=retriable)
+    return StepResult.model_validate(
+        {
+            "request_id": step.request_id,
+            "run_no": step.run_no,
+            "step_id": step.step_id,
+            "action": step.action,
+            "attempt": step.attempt,
+            "status": status,
+            "output": output,
+            "failure": None if status == "success" else failure,
+            "started_at": EPOCH,
+            "finished_at": EPOCH,
+        }
+    )
+
+
+@dataclass
+class Execution:
+    """An execution as the router would drive it, without broker and ledger."""
+
+    run: Run | None = None
+    now: Any = EPOCH
+    started: list[Step] = field(default_factory=list)
+    count: int = 0
+
+    def sees(self, event: Payload | Wakeup | BrokerLost) -> Any:
+        self.count += 1
+        happened: Any = (
+            message_with(event, name=f"event {self.count}") if isinstance(event, Payload) else event
+        )
+        answer = react(self.run, happened, now=self.now, jitter=0.0, broker_id="broker")
+        if isinstance(answer, Moved):
+            self.run = answer.run
+            self.started.extend(answer.dispatch)
+            return [step.step_id for step in answer.dispatch]
+        return answer
+
+    @property
+    def status(self) -> str:
+        assert self.run is not None
+        assert self.run.status is not None
+        return self.run.status.value
+
+    def steps(self) -> dict[str, str]:
+        assert self.run is not None
+        return {step.step_id: step.status for step in self.run.steps}
+
+
+def test_an_approved_plan_starts_with_its_free_steps() -> None:
+    execution = Execution()
+    assert execution.sees(verdict(planned("a"), planned("b"), planned("c", "a", "b"))) == ["a", "b"]
+    assert execution.status == "running"
+
+
+def test_a_step_starts_when_all_it_depends_on_has_succeeded() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b"), planned("c", "a", "b")))
+    assert execution.sees(result(execution.started[0])) == []
+    assert execution.sees(result(execution.started[1])) == ["c"]
+    execution.sees(result(execution.started[2]))
+    assert execution.status == "success"
+
+
+def test_a_step_is_given_what_it_refers_to() -> None:
+    execution = Execution()
+    reader = planned("tell", "check", parameters={"text": "runs ${steps.check.output.version}"})
+    execution.sees(verdict(planned("check"), reader))
+    execution.sees(result(execution.started[0], version="2.4.0"))
+    assert execution.started[1].parameters == {"text": "runs 2.4.0"}
+
+
+def test_a_reference_to_what_was_not_put_out_fails_the_execution() -> None:
+    execution = Execution()
+    reader = planned("tell", "check", parameters={"text": "${steps.check.output.version}"})
+    execution.sees(verdict(planned("check"), reader))
+    execution.sees(result(execution.started[0]))
+    assert execution.status == "failed"
+    assert execution.run is not None
+    assert execution.run.steps[1].failure is not None
+    assert execution.run.steps[1].failure.code == "unresolved_reference"
+
+
+def test_a_denied_plan_runs_nothing() -> None:
+    execution = Execution()
+    assert execution.sees(verdict(decision="denied")) == []
+    assert (execution.status, execution.steps()) == ("denied", {"only": "skipped"})
+
+
+def test_a_plan_that_needs_approval_waits() -> None:
+    execution = Execution()
+    assert execution.sees(verdict(decision="needs_approval")) == []
+    assert execution.status == "needs_approval"
+
+
+def test_a_failed_step_is_tried_again_when_its_wait_is_over() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    execution.sees(result(execution.started[0], "failed", retriable=True))
+    assert execution.steps() == {"only": "waiting_retry"}
+    assert execution.run is not None
+    assert execution.run.next_wakeup == EPOCH + timedelta(seconds=1)
+    assert execution.sees(Wakeup()) is None
+    execution.now += timedelta(seconds=1)
+    assert execution.sees(Wakeup()) == ["only"]
+    assert execution.started[-1].attempt == 2
+    execution.sees(result(execution.started[-1]))
+    assert execution.status == "success"
+
+
+def test_attempts_are_limited() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    execution.sees(result(execution.started[0], "failed", retriable=True))
+    execution.now += timedelta(seconds=5)
+    execution.sees(Wakeup())
+    execution.sees(result(execution.started[1], "failed", retriable=True))
+    assert execution.status == "failed"
+
+
+def test_a_failure_that_is_final_is_not_tried_again() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b", "a")))
+    execution.sees(result(execution.started[0], "failed"))
+    assert (execution.status, execution.steps()) == ("failed", {"a": "failed", "b": "skipped"})
+
+
+def test_after_a_failure_steps_in_flight_are_waited_for() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b"), planned("c", "b")))
+    execution.sees(result(execution.started[0], "failed"))
+    assert execution.status == "running"
+    assert execution.sees(result(execution.started[1])) == []
+    assert execution.steps() == {"a": "failed", "b": "success", "c": "skipped"}
+    assert execution.status == "failed"
+
+
+def test_an_effect_in_doubt_ends_the_execution_as_unknown() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    execution.sees(result(execution.started[0], "unknown"))
+    assert execution.status == "unknown"
+
+
+def test_a_result_of_an_attempt_that_is_over_changes_nothing() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    first = execution.started[0]
+    execution.sees(result(first, "failed", retriable=True))
+    execution.now += timedelta(seconds=5)
+    execution.sees(Wakeup())
+    assert execution.sees(result(first)) is None
+
+
+def test_another_request_under_the_same_correlation_id_is_refused() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    refusal = execution.sees(verdict(request_id=test_id("another")))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "correlation_id_in_use"
+
+
+def test_an_outcome_ends_an_execution_that_never_ran() -> None:
+    execution = Execution()
+    execution.sees(
+        Outcome(
+            request_id=REQUEST,
+            status="needs_clarification",
+            code="needs_clarification",
+            reason="In which environment?",
+        )
+    )
+    assert execution.status == "needs_clarification"
+
+
+def command(kind: str) -> Command:
+    return Command.model_validate({"kind": kind, "issued_by": "ann", "command_id": UUID(int=1)})
+
+
+def test_cancelling_waits_for_what_is_in_flight_and_starts_nothing_more() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b", "a")))
+    assert execution.sees(command("cancel")) == []
+    assert execution.status == "cancelling"
+    assert execution.sees(result(execution.started[0])) == []
+    assert (execution.status, execution.steps()) == ("cancelled", {"a": "success", "b": "skipped"})
+
+
+def test_a_cancel_before_the_verdict_absorbs_it() -> None:
+    execution = Execution()
+    execution.sees(command("cancel"))
+    assert execution.status == "cancelled"
+    assert execution.sees(verdict()) is None
+    assert execution.status == "cancelled"
+
+
+def test_a_paused_execution_takes_results_and_starts_nothing_until_it_resumes() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b", "a")))
+    execution.sees(command("pause"))
+    assert execution.sees(result(execution.started[0])) == []
+    assert execution.sees(command("resume")) == ["b"]
+
+
+@pytest.mark.parametrize("kind", ["pause", "resume", "cancel"])
+def test_a_command_that_comes_too_late_is_refused(kind: str) -> None:
+    execution = Execution()
+    execution.sees(verdict(decision="denied"))
+    refusal = execution.sees(command(kind))
+    assert isinstance(refusal, Refusal)
+    assert "denied cannot" in refusal.reason
+
+
+def test_a_broker_that_is_gone_ends_its_open_runs_only() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b", "a")))
+    execution.sees(BrokerLost())
+    assert execution.status == "failed"
+    assert execution.run is not None
+    assert execution.run.code == "broker_reset"
+    assert execution.sees(BrokerLost()) is None
+
+
+def test_every_status_has_a_row_in_the_table() -> None:
+    before_the_router = {
+        ExecutionStatus.RECEIVED,
+        ExecutionStatus.PARSED,
+        ExecutionStatus.PLANNED,
+    }
+    assert TRANSITIONS.keys() == {None, *ExecutionStatus} - before_the_router
+
+
+def test_terminal_statuses_absorb() -> None:
+    for status in ExecutionStatus:
+        if status.is_terminal:
+            assert not TRANSITIONS[status]
+            with pytest.raises(IllegalTransitionError):
+                check(status, ExecutionStatus.RUNNING)
+
+
+graphs = st.integers(1, 5).flatmap(
+    lambda size: st.tuples(
+        *(
+            st.sets(st.integers(0, index - 1), max_size=2) if index else st.just(set[int]())
+            for index in range(size)
+        )
+    )
+)
+commands = st.sampled_from(["cancel", "pause", "resume"]).map(command)
+
+
+@settings(max_examples=300, deadline=None)
+@given(graph=graphs, data=st.data())
+def test_any_order_of_events_with_repeats_and_drops_keeps_the_promises(
+    graph: tuple[set[int], ...], data: st.DataObject
+) -> None:
+    execution = Execution()
+    judged = verdict(
+        *(planned(f"s{i}", *(f"s{before}" for before in needs)) for i, needs in enumerate(graph))
+    )
+    execution.sees(judged)
+    ended_as: str | None = None
+    for _ in range(40):
+        answers = [
+            result(step, status, retriable=retriable)
+            for step in execution.started
+            for status, retriable in (("success", False), ("failed", True), ("unknown", False))
+        ]
+        event = data.draw(st.sampled_from([judged, Wakeup(), *answers]) | commands, label="event")
+        execution.now += timedelta(seconds=data.draw(st.integers(0, 3), label="seconds"))
+        before = len(execution.started)
+        execution.sees(event)
+        if ended_as is not None:
+            assert execution.status == ended_as, "a terminal state absorbs"
+            assert len(execution.started) == before, "nothing starts after the end"
+        elif execution.run is not None and not execution.run.is_open:
+            ended_as = execution.status
+    attempts = [(step.step_id, step.attempt) for step in execution.started]
+    assert len(attempts) == len(set(attempts)), "no attempt is dispatched twice"
+    finish(execution)
+    assert not execution.run.is_open if execution.run else False, "every run ends"
+
+
+def finish(execution: Execution) -> None:
+    """Let everything succeed from here on."""
+    for _ in range(60):
+        assert execution.run is not None
+        if not execution.run.is_open:
+            return
+        execution.sees(command("resume"))
+        execution.now += timedelta(seconds=60)
+        execution.sees(Wakeup())
+        running = {step.step_id for step in execution.run.steps if step.status == "running"}
+        latest = {step.step_id: step for step in execution.started}
+        for step_id in running:
+            execution.sees(result(latest[step_id]))

@@ -1,0 +1,117 @@
+from typing import Any
+
+import pytest
+
+from agents.runtime.errors import PermanentError
+from agents.runtime.testing import fake_context, fake_services, message_with, test_id
+from agents.safety_checker import check
+from schemas import CostEstimate, Plan, PlanStep, RetryPolicy, Verdict, hash_plan
+
+SERVICES = fake_services()
+
+
+def plan_of(action_id: str, parameters: dict[str, Any], **changes: Any) -> Plan:
+    action = SERVICES.catalogue.actions[action_id]
+    values: dict[str, Any] = {
+        "step_id": "only",
+        "action": action_id,
+        "parameters": parameters,
+        "executor": action.executor,
+        "effect": action.effect,
+        "risk": action.risk,
+        "timeout": 30.0,
+        "retry": RetryPolicy(),
+        "cost": CostEstimate(),
+    }
+    steps = (PlanStep.model_validate(values | changes),)
+    return Plan(
+        request_id=test_id("request"),
+        title="title",
+        requester="ann",
+        steps=steps,
+        cost=CostEstimate(),
+        plan_hash=hash_plan(steps, lane="", correlation_id=test_id("execution")),
+    )
+
+
+async def verdict_on(plan: Plan) -> Verdict:
+    recorded = await check(
+        plan, fake_context(plan, role="safety_checker", services=fake_services())
+    )
+    return recorded.payload
+
+
+def restart(environment: str) -> Plan:
+    return plan_of("service.restart", {"service": "checkout", "environment": environment})
+
+
+async def test_a_plan_within_the_rules_is_approved_and_bound_to_its_hash() -> None:
+    plan = restart("staging")
+    verdict = await verdict_on(plan)
+    assert verdict.decision == "approved"
+    assert verdict.plan_hash == plan.plan_hash
+    assert verdict.plan == plan
+
+
+async def test_high_risk_is_denied_in_production_with_the_rule_and_the_reason() -> None:
+    plan = plan_of("service.delete", {"service": "checkout", "environment": "production"})
+    verdict = await verdict_on(plan)
+    assert verdict.decision == "denied"
+    assert "catalogue.max_risk" in {reason.policy for reason in verdict.reasons}
+    assert "production allows at most medium risk" in verdict.reasons[0].text
+
+
+@pytest.mark.parametrize("environment", ["${steps.x.output.place}", "stаging"])
+async def test_an_environment_that_is_not_named_outright_is_denied(environment: str) -> None:
+    verdict = await verdict_on(restart(environment))
+    assert verdict.decision == "denied"
+    assert "catalogue.environment" in {reason.policy for reason in verdict.reasons}
+
+
+@pytest.mark.parametrize("change", [{"effect": "read"}, {"risk": "low"}, {"executor": "python"}])
+async def test_a_plan_that_plays_an_action_down_is_denied(change: dict[str, str]) -> None:
+    plan = plan_of("service.restart", {"service": "checkout", "environment": "staging"}, **change)
+    verdict = await verdict_on(plan)
+    assert verdict.decision == "denied"
+    assert verdict.reasons[0].code == "invalid_plan"
+
+
+async def test_an_action_that_the_catalogue_lacks_is_denied() -> None:
+    plan = plan_of("service.restart", {}, action="service.explode")
+    assert (await verdict_on(plan)).reasons[0].code == "unknown_action"
+
+
+async def test_wrong_parameters_are_denied() -> None:
+    plan = plan_of("service.restart", {"service": 5, "environment": "staging"})
+    assert "invalid_parameters" in {r.code for r in (await verdict_on(plan)).reasons}
+
+
+async def test_a_tenant_that_is_not_on_the_list_is_denied() -> None:
+    services = fake_services()
+    action = services.catalogue.actions["service.restart"]
+    listed = action.model_copy(update={"allowed_tenants": ("acme",)})
+    catalogue = services.catalogue.model_copy(
+        update={"actions": {**services.catalogue.actions, "service.restart": listed}}
+    )
+    services = fake_services(catalogue=catalogue)
+    plan = restart("staging")
+    for tenant, decision in (("acme", "approved"), ("other", "denied")):
+        message = message_with(plan, name=tenant, tenant=tenant)
+        context = fake_context(plan, services=services, message=message)
+        assert (await check(plan, context)).payload.decision == decision
+
+
+async def test_a_hash_that_is_not_that_of_the_steps_is_no_plan() -> None:
+    forged = restart("staging").model_copy(update={"plan_hash": "0" * 64})
+    with pytest.raises(PermanentError, match="its steps have") as caught:
+        await verdict_on(forged)
+    assert caught.value.code == "invalid_plan"
+
+
+async def test_a_plan_that_was_judged_keeps_its_verdict() -> None:
+    services = fake_services()
+    plan = restart("staging")
+    context = fake_context(plan, role="safety_checker", services=services)
+    first = await check(plan, context)
+    services.clock.advance(60)  # type: ignore[attr-defined]  # the test's own clock
+    assert await check(plan, context) == first

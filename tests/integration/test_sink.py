@@ -290,6 +290,7 @@ def test_kills_and_zombies_lose_nothing_and_repeat_nothing(
             sink.kill()
             sink.wait()
         output.close()
+        print((tmp_path / "sinks.log").read_text())  # noqa: T201 - pytest shows it on failure
     assert_rows_equal_log(database_url, log, records)
 
 

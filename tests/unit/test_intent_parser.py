@@ -133,6 +133,48 @@ def test_what_is_negated_apart_from_the_order_is_left_out() -> None:
         ], text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "restart checkout (staging)",
+        "Hi! Could you restart checkout in staging? Thanks!",
+        "restart checkout in staging because it is slow",
+        "checkout in staging: restart",
+        "in staging, do a restart of checkout",
+        "restart the checkout service\nin staging",
+        "restart checkout in staging and let me know when it is done",
+        "- restart checkout in staging",
+    ],
+)
+def test_what_changes_nothing_may_stand_around_an_order(text: str) -> None:
+    assert actions_in(text) == [
+        ("service.restart", {"service": "checkout", "environment": "staging"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "services"),
+    [
+        ("check checkout in staging and restart it", ["checkout", "checkout"]),
+        ("check and restart checkout in staging", ["checkout", "checkout"]),
+        ("deploy checkout 2.4.1 and payments 1.9 to dev", ["checkout", "payments"]),
+        ("scale checkout and payments to 3 in dev", ["checkout", "payments"]),
+        ("deploy checkout 2.4.1 to staging and dev", ["checkout", "checkout"]),
+        ("roll checkout back in dev", ["checkout"]),
+        ("what's the version of checkout in dev?", ["checkout"]),
+    ],
+)
+def test_things_are_shared_where_it_is_plain_which_is_meant(text: str, services: list[str]) -> None:
+    found = actions_in(text)
+    assert found is not None
+    assert [parameters["service"] for _, parameters in found] == services
+
+
+def test_a_reason_that_may_be_a_condition_is_a_question_back() -> None:
+    question = question_about("restart checkout in staging because it is slow, just kidding")
+    assert "only says why" in question
+
+
 def test_asking_for_an_action_and_against_it_is_a_question_back() -> None:
     assert "both asks for an action" in question_about(
         "restart checkout in staging and do not restart it"

@@ -1,8 +1,8 @@
 """What a role's function is given beside its payload."""
 
-from random import Random
 from dataclasses import dataclass, field
 from datetime import datetime
+from random import Random
 from typing import Any
 from uuid import UUID
 

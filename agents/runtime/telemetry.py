@@ -16,7 +16,7 @@ _SECRET_NAME: Final = re.compile(
     r"password|passwd|secret|token|api_?key|authorization|dsn", re.IGNORECASE
 )
 _CREDENTIALS_IN_URL: Final = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*://[^:/@\s]*):[^@/\s]+@", re.I
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://[^:/@\s]*):[^@/\s]+@", re.IGNORECASE
 )
 _REPLACEMENT: Final = "[redacted]"
 #: These speak at info about every partition and request; what matters in them is at warning.

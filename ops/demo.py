@@ -181,8 +181,8 @@ def _say_how_it_went(console: Console, problems: list[str], seconds: float) -> N
     console.print(
         Text.assemble(
             ("The story came out as expected", "bold green"),
-            f", {len(STORY)} executions in {seconds:.0f} s from nothing to nothing: "
-            "everything that was started is stopped.\n",
+            f": {len(STORY)} executions, {seconds:.0f} s from nothing to nothing.\n",
+            "Everything that was started is stopped, and its data are gone.\n\n",
             "Your turn: ",
             ("millstream up", "cyan"),
             ", and in another terminal ",

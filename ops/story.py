@@ -29,7 +29,9 @@ class Scene:
     @property
     def asked(self) -> str:
         """What a person would type."""
-        return f"--plan {self.plan.name}" if self.plan is not None else f'"{self.text}"'
+        if self.plan is not None:
+            return f"--plan {self.plan.relative_to(EXAMPLES.parents[1])}"
+        return f'"{self.text}"'
 
     def problem(self, timeline: Timeline) -> str | None:
         """What did not come out as the story has it; ``None`` when all did."""

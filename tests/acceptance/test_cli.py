@@ -1,0 +1,274 @@
+"""The command line, used as a person uses it: real processes on the embedded servers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from support.command_line import RunningUp, millstream
+
+from ops.local import free_port
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
+    """A stack that the tests of this module share; none may stop it."""
+    with RunningUp(tmp_path_factory.mktemp("shared-stack")) as up:
+        yield up
+
+
+def test_up_says_what_runs_where_and_what_to_do_next(stack: RunningUp) -> None:
+    for part in ("broker", "postgres", "playground", "worker", "sink", str(stack.state)):
+        assert part in stack.output
+    assert "13 topics" in stack.output
+    assert "millstream submit" in stack.output
+
+
+def test_submit_and_wait_prints_the_timeline(stack: RunningUp) -> None:
+    answer = stack.run("submit", "restart checkout in staging and tell #releases", "--wait")
+    assert answer.code == 0, answer
+    for part in ("success", "intent", "plan", "approved", "✔ service.restart", "✔ notify.send"):
+        assert part in answer.out
+    assert "\x1b" not in answer.out, "colour where there is no terminal"
+
+
+def test_the_exit_code_says_that_an_execution_did_not_succeed(stack: RunningUp) -> None:
+    answer = stack.run("submit", "delete checkout in production", "--wait")
+    assert answer.code == 1, answer
+    assert "production allows at most medium risk" in answer.out
+
+
+def test_waiting_has_an_end(stack: RunningUp) -> None:
+    answer = stack.run("submit", "restart web in staging", "--wait", "--timeout", "0")
+    assert answer.code == 3, answer
+    assert "has not ended after 0 s" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_plan_in_a_file_runs_and_reads_earlier_outputs(stack: RunningUp, tmp_path: Path) -> None:
+    steps = [
+        {
+            "step_id": "look",
+            "action": "service.status",
+            "parameters": {"service": "search", "environment": "production"},
+        },
+        {
+            "step_id": "tell",
+            "action": "notify.send",
+            "parameters": {"channel": "#ops", "text": "search: ${steps.look.output.version}"},
+            "depends_on": ["look"],
+        },
+    ]
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"text": "which search?", "plan": steps}))
+    answer = stack.run("submit", "--plan", plan, "--wait", "--json")
+    assert answer.code == 0, answer
+    execution = answer.json["execution"]
+    assert execution["title"] == "which search?"
+    look, tell = execution["steps"]
+    assert tell["parameters"]["text"] == f"search: {look['output']['version']}"
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("[", "is malformed"),
+        ("text: nothing to do", "must be a list of steps"),
+        ("[{step_id: a, action: NO}]", "plan.0.action"),
+        ("{plan: [], surprise: 1}", "surprise"),
+    ],
+)
+def test_a_plan_that_cannot_be_sent_is_explained(
+    tmp_path: Path, content: str, complaint: str
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(content)
+    answer = millstream("submit", "--plan", plan, state=tmp_path)
+    assert answer.code == 2, answer
+    assert complaint in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_an_execution_is_found_by_the_beginning_of_its_id_and_by_a_name(stack: RunningUp) -> None:
+    sent = stack.run(
+        *("submit", "status of web in staging", "--correlation-id", "ticket 17"),
+        *("--tenant", "shop", "--user", "kim", "--wait", "--json"),
+    )
+    assert sent.code == 0, sent
+    execution = sent.json["correlation_id"]
+    for given in (execution, execution[:10], "ticket 17"):
+        answer = stack.run("show", given)
+        assert answer.code == 0, answer
+        assert execution in answer.out
+        assert "from kim, tenant shop, as ticket 17" in answer.out
+    shown = stack.run("show", execution, "--json").json
+    assert shown["status"] == "success"
+    assert [event["message_type"] for event in shown["events"]][:2] == [
+        "ExecutionRequest",
+        "Intent",
+    ]
+    assert "Intent  from intent_parser" in stack.run("show", execution, "--events").out
+    listed = stack.run("ls", "--tenant", "shop", "--status", "success", "--json").json
+    assert [row["correlation_id"] for row in listed] == [execution]
+
+
+def test_what_is_not_there_is_said_in_a_sentence(stack: RunningUp) -> None:
+    answer = stack.run("show", "nobody")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "there is no execution 'nobody'; see `millstream ls`\n"
+
+
+def test_ls_takes_no_status_and_no_moment_that_there_is_not(stack: RunningUp) -> None:
+    wrong_status = stack.run("ls", "--status", "sucess")
+    assert wrong_status.code == 2
+    assert "'sucess' is no status; there are received, parsed" in wrong_status.err
+    assert stack.run("ls", "--since", "yesterday").code == 2
+    assert stack.run("ls", "--since", "1h", "--limit", "1").code == 0
+
+
+def test_watch_follows_an_execution_to_its_end(stack: RunningUp) -> None:
+    sent = stack.run("submit", "status of checkout in staging", "--wait", "--json").json
+    answer = stack.run("watch", sent["correlation_id"])
+    assert answer.code == 0, answer
+    assert "Success: 1 of 1 step done." in answer.out
+
+
+def test_status_knows_the_stack_its_topics_and_its_roles(stack: RunningUp) -> None:
+    answer = stack.run("status", "--json")
+    assert answer.code == 0, answer
+    status = answer.json
+    assert status["is_sound"]
+    assert {part["name"] for part in status["parts"]} >= {"worker", "sink", "playground"}
+    assert (status["topics"], status["missing_topics"]) == (13, [])
+    assert {"intent_parser", "router", "sink"} <= status["lag"].keys()
+    assert "playground" in stack.run("status").out
+
+
+def test_groups_of_commands_find_the_running_stack_too(stack: RunningUp) -> None:
+    answer = stack.run("topics", "drift")
+    assert answer.code == 0, answer
+    assert stack.run("migrate", "--check").code == 0
+    assert stack.run("actions", "check").code == 0
+
+
+def test_one_folder_has_one_stack(stack: RunningUp) -> None:
+    answer = millstream("up", "--state", stack.state, state=stack.state)
+    assert answer.code == 2
+    assert f"a stack is running on {stack.state} already" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_submit_without_a_broker_is_one_sentence(tmp_path: Path) -> None:
+    port = free_port()
+    answer = millstream("submit", "restart web", "--kafka", f"127.0.0.1:{port}", state=tmp_path)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        f"Kafka at 127.0.0.1:{port} does not answer; is the stack up? "
+        "Start it with `millstream up`.\n"
+    )
+
+
+def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:
+    answer = millstream("ls", state=tmp_path, MILLSTREAM_KAFKA_BOOTSTRAPP="x")
+    assert answer.code == 2
+    assert "did you mean MILLSTREAM_KAFKA_BOOTSTRAP?" in answer.err
+
+
+def test_a_broker_that_does_not_answer_keeps_the_stack_from_starting(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    answer = millstream("up", "--kafka", address, "--state", tmp_path / "s", state=tmp_path)
+    assert answer.code == 2, answer
+    assert f"no Kafka broker answers at {address}" in answer.err
+    assert "Traceback" not in answer.err
+    assert processes_of(tmp_path) == []
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    answer = millstream("--help", state=tmp_path)
+    assert answer.code == 0
+    for command in ("up", "submit", "status", "ls", "show", "watch", "topics", "actions"):
+        assert f" {command} " in answer.out
+    look = "import sys, ops.cli; print({'pydantic', 'faust', 'psycopg'} & set(sys.modules))"
+    loaded = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", look], capture_output=True, check=True
+    )
+    assert loaded.stdout.strip() == b"set()"
+
+
+def test_open_executions_end_with_their_broker_and_new_ones_work(tmp_path: Path) -> None:
+    with RunningUp(tmp_path) as first:
+        sent = first.run("submit", "status of web in staging", "--wait", "--json").json
+        playground = next(
+            part["address"]
+            for part in first.run("status", "--json").json["parts"]
+            if part["name"] == "playground"
+        )
+        fault = {"service": "search", "environment": "staging", "retry_after": 600.0}
+        httpx.post(f"{playground}/faults", json=fault).raise_for_status()
+        stuck = first.run("submit", "restart search in staging", "--json").json
+        wait_until_no_fault_is_left(playground)
+        began = time.monotonic()
+        assert first.stop() == 0, first.output
+        assert time.monotonic() - began < 12
+        assert "Everything is stopped." in first.output
+    assert processes_of(tmp_path) == []
+    assert not (tmp_path / "stack.json").exists()
+
+    with RunningUp(tmp_path) as second:
+        second.run("watch", stuck["correlation_id"])
+        shown = second.run("show", stuck["correlation_id"], "--json").json
+        assert shown["code"] == "broker_reset"
+        assert second.run("show", sent["correlation_id"], "--json").json["status"] == "success"
+        assert second.run("submit", "restart search in staging", "--wait").code == 0
+
+
+def test_a_part_that_dies_ends_the_stack_and_is_named(tmp_path: Path) -> None:
+    with RunningUp(tmp_path) as up:
+        parts = {part["name"]: part for part in up.run("status", "--json").json["parts"]}
+        os.kill(parts["worker"]["pid"], signal.SIGKILL)
+        assert up.wait() == 1
+    assert "the worker has ended by itself" in up.output
+    assert processes_of(tmp_path) == []
+
+
+def test_what_a_killed_stack_left_behind_is_not_taken_for_a_stack(tmp_path: Path) -> None:
+    with RunningUp(tmp_path) as up:
+        up.process.kill()
+        up.wait()
+        assert (tmp_path / "stack.json").exists()
+        deadline = time.monotonic() + 30
+        while processes_of(tmp_path):
+            assert time.monotonic() < deadline, processes_of(tmp_path)
+            time.sleep(0.1)
+    answer = millstream("status", "--json", state=tmp_path, MILLSTREAM_KAFKA_BOOTSTRAP="[::1]:1")
+    assert answer.json["parts"] == []
+
+
+def wait_until_no_fault_is_left(playground: str) -> None:
+    """Until the call that is to fail has been made."""
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{playground}/state").raise_for_status().json()["faults"]:
+        assert time.monotonic() < deadline, "the call was never made"
+        time.sleep(0.05)
+
+
+def processes_of(state: Path) -> list[str]:
+    """Processes that work on the folder, by their command lines."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if process.pid != os.getpid() and any(str(state) in part for part in command):
+            found.append(" ".join(command))
+    return found

@@ -15,7 +15,7 @@ from jsonpath_ng.parser import parse as parse_jsonpath
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, model_validator
 from pydantic_core import from_json, to_json
 
-from agents.executors.http_client import Request, open_client, send
+from agents.executors.http_client import Request, guarded_send, open_client
 from agents.runtime.declarations import Declaration
 from agents.runtime.errors import PermanentError
 from agents.runtime.execution import Job, executor
@@ -121,7 +121,7 @@ class HttpSettings(Declaration):
 @executor("http", settings=HttpSettings, client=open_client)
 async def call(job: Job[HttpSettings], client: httpx.AsyncClient) -> JsonObject:
     """Send the request that the action describes; returns the outputs that it names."""
-    response = await send(client, build_request(job), now=job.ctx.now())
+    response = await guarded_send(client, build_request(job), job.ctx)
     if not job.settings.outputs:
         return {}
     try:

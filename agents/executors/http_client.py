@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 
+from agents.runtime.context import Context
 from agents.runtime.errors import (
+    ErrorCode,
     NotSentError,
     OutcomeUnknownError,
     PermanentError,
@@ -76,6 +79,18 @@ async def open_client(_: Settings) -> AsyncIterator[httpx.AsyncClient]:
     limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_CONNECTION)
     async with httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False) as client:
         yield client
+
+
+async def guarded_send(client: httpx.AsyncClient, request: Request, ctx: Context) -> Response:
+    """Send ``request`` through the circuit breaker of its host.
+
+    Raises:
+        BreakerOpenError: The host is left alone for a while; nothing was sent.
+        MillstreamError: As :func:`send`.
+    """
+    parts = urlsplit(request.url)
+    breaker = ctx.services.breakers.of(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+    return await breaker.call(lambda: send(client, request, now=ctx.now()))
 
 
 async def send(client: httpx.AsyncClient, request: Request, *, now: datetime) -> Response:
@@ -179,7 +194,9 @@ def _refusal(
     match response.status_code:
         case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
             asked = retry_after(response.headers.get("Retry-After"), now=now)
-            return TransientError(reason, retry_after=asked, code="unexpected_status")
+            limited = response.status_code == HTTPStatus.TOO_MANY_REQUESTS
+            code: ErrorCode = "rate_limited" if limited else "unexpected_status"
+            return TransientError(reason, retry_after=asked, code=code)
         case HTTPStatus.BAD_GATEWAY | HTTPStatus.GATEWAY_TIMEOUT:
             return OutcomeUnknownError(reason, code="unexpected_status")
         case _:

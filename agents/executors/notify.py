@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from pydantic_core import to_json
 
 from agents.executors.http import IDEMPOTENCY_HEADER, TemplateText, UrlText, check_names
-from agents.executors.http_client import Request, open_client, send
+from agents.executors.http_client import Request, guarded_send, open_client
 from agents.runtime.declarations import Declaration
 from agents.runtime.errors import PermanentError
 from agents.runtime.execution import Job, executor
@@ -75,7 +75,7 @@ async def send_message(job: Job[NotifySettings], client: httpx.AsyncClient) -> J
     text = Template.parse(settings.text).render(job.parameters, values)
     match settings.channels.get(channel, settings.default):
         case WebhookTarget() as target:
-            await send(
+            await guarded_send(
                 client,
                 Request(
                     method="POST",
@@ -88,7 +88,7 @@ async def send_message(job: Job[NotifySettings], client: httpx.AsyncClient) -> J
                     expect=(),
                     timeout=job.step.timeout,
                 ),
-                now=job.ctx.now(),
+                job.ctx,
             )
         case LogTarget():
             _log.info(

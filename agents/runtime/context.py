@@ -6,7 +6,9 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
+from agents.runtime.clock import SystemClock
 from agents.runtime.ports import Clock, Ledger
 from agents.runtime.settings import Settings
 from schemas import AgentMessage, Payload, compose
@@ -25,6 +27,7 @@ class Services:
     """Tells this broker's topics from their namesakes on one that is gone: the topic id of the
     lane's verdicts."""
     random: Random = field(default_factory=Random)
+    breakers: Breakers = field(default_factory=lambda: Breakers(SystemClock()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@
     │   └── UnusableAnswerError   it was done, but what came back cannot be used (in outcomes)
     ├── TransientError            may succeed in a moment: retried in place, then given up
     │   └── NotSentError          nothing left this process, so even an effect may be tried again
+    │       └── BreakerOpenError  the dependency is left alone for a while (in breaker)
     ├── OutcomeUnknownError       an effect was attempted and nobody knows whether it happened
     ├── InfrastructureError       Kafka or Postgres is away: nothing is counted, nothing is acked
     │   ├── DeliveryError         the broker did not confirm a record
@@ -26,6 +27,7 @@ Codes are stable: dashboards, dead-letter filters and clients match on them. The
 from typing import ClassVar, Literal
 
 ErrorCode = Literal[
+    "breaker_open",
     "broker_reset",
     "bug",
     "configuration",
@@ -45,6 +47,7 @@ ErrorCode = Literal[
     "not_sent",
     "permanent",
     "policy_denied",
+    "rate_limited",
     "refused",
     "step_failed",
     "timeout",

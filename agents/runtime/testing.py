@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid5
 
+from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue, load_catalogue
 from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
@@ -77,11 +78,13 @@ def fake_services(
     settings: Settings | None = None,
 ) -> Services:
     """Services that touch nothing outside; the catalogue is the shipped one unless given."""
+    clock = ManualClock() if clock is None else clock
     return Services(
         settings=Settings() if settings is None else settings,
         catalogue=load_catalogue(ROOT / "actions.yaml") if catalogue is None else catalogue,
         ledger=MemoryLedger() if ledger is None else ledger,
-        clock=ManualClock() if clock is None else clock,
+        clock=clock,
+        breakers=Breakers(clock),
         random=random.Random(0),  # noqa: S311  # a test wants the same numbers each time
     )
 

@@ -135,14 +135,14 @@ async def test_retry_after_is_honoured(playground: RunningPlayground) -> None:
     assert sleeps(rig)[0] in {5, 6}
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("status", "code"), [(429, "rate_limited"), (503, "unexpected_status")])
 async def test_an_effect_that_is_refused_is_left_to_the_router_to_repeat(
-    playground: RunningPlayground, status: int
+    playground: RunningPlayground, status: int, code: str
 ) -> None:
     seen = count(playground)
     playground.fail_next(status=status, retry_after=9)
     result = await run(rig_at(playground.url, "service.restart"))
-    assert ending(result) == ("failed", "unexpected_status", True)
+    assert ending(result) == ("failed", code, True)
     assert result.failure is not None
     assert result.failure.retry_after == 9
     assert [call["took_effect"] for call in effects_since(playground, seen)] == [False]
@@ -444,3 +444,13 @@ def test_retry_after_is_read_in_both_forms() -> None:
     assert retry_after("Friday, 01-May-26 12:00:30 GMT", now=now) == 30
     for nothing in (None, "", "soon", "-5", "1.5", "²"):
         assert retry_after(nothing, now=now) is None
+
+
+async def test_a_host_that_keeps_failing_is_left_alone(playground: RunningPlayground) -> None:
+    playground.fail_next(status=503, count=5)
+    rig = rig_at(playground.url, "service.restart")
+    for _ in range(5):
+        assert ending(await run(rig)) == ("failed", "unexpected_status", True)
+    seen = count(playground)
+    assert ending(await run(rig)) == ("failed", "breaker_open", True)
+    assert count(playground) == seen

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from support.clocks import RecordingClock
 
+from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import ActionSpec, Catalogue
 from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
@@ -59,9 +60,11 @@ class Rig:
     settings: Settings = field(default_factory=Settings)
     clock: Clock = field(default_factory=RecordingClock)
     ledger: Ledger = field(init=False)
+    breakers: Breakers = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = MemoryLedger(self.clock)
+        self.breakers = Breakers(self.clock)
 
     @property
     def services(self) -> Services:
@@ -71,7 +74,7 @@ class Rig:
             actions={action.id: action for action in self.actions},
             source="actions.yaml",
         )
-        return Services(self.settings, catalogue, self.ledger, self.clock)
+        return Services(self.settings, catalogue, self.ledger, self.clock, breakers=self.breakers)
 
     def hosted(self, function: Callable[..., Any]) -> AbstractAsyncContextManager[Handler]:
         """The executor's handler as a process hosts it."""

@@ -38,7 +38,7 @@ lint: $(DEV) ## Check style, types, import directions and compatibility of schem
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-cache --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m schemas.export --check
 
 format: $(DEV) ## Format the code

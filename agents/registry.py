@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from agents import intent_parser, planner, reporter, router, safety_checker
+from agents import delayer, intent_parser, planner, reporter, router, safety_checker
 from agents.executors import http, notify, python
 
 ROLES: Final[tuple[Callable[..., Any], ...]] = (
@@ -15,4 +15,5 @@ ROLES: Final[tuple[Callable[..., Any], ...]] = (
     python.call,
     notify.send_message,
     reporter.report,
+    delayer.forward,
 )

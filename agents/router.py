@@ -50,7 +50,7 @@ async def tick(services: Services, number: int) -> Sequence[OutboxRow[Any]]:
     return rows
 
 
-@role(ROLE, ticker=tick)
+@role(ROLE, ticker=tick, keeps_order=True)
 async def route(
     event: Verdict | StepResult | Outcome | Command, ctx: Context
 ) -> Sequence[OutboxRow[Step | ExecutionState]]:

@@ -258,7 +258,7 @@ def _event_label(event: Event) -> Text:
     return Text.assemble(
         event.message_type,
         (about, "cyan"),
-        (f"  from {event.from_agent}  {event.message_id}", "dim"),
+        (f"  from {event.from_agent}  {str(event.message_id)[:8]}", "dim"),
     )
 
 

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +21,10 @@ from schemas import ExecutionStatus
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SHORT_ID: Final = 8
-_STATUS_WIDTH: Final = max(len(status) for status in ExecutionStatus)
+_TENANT_WIDTH: Final = 16
+_HEADINGS: Final = ("received", "execution", "status", "took", "tenant", "request")
+_GAP: Final = 3
+"""Cells between two columns."""
 
 
 def run(settings: Settings, given: str, *, events: bool, as_json: bool) -> None:
@@ -74,7 +78,8 @@ def run_list(
     if as_json:
         render.print_json([asdict(row) for row in rows])
     elif rows:
-        render.console().print(_table(rows))
+        console = render.console()
+        console.print(_table(rows, console.width))
     else:
         render.console().print("No executions.")
 
@@ -108,23 +113,30 @@ def moment_of(text: str, *, now: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _table(rows: Sequence[Execution]) -> Table:
+def _table(rows: Sequence[Execution], width: int) -> Table:
+    """One line for each; where it is tight, only the request gives way."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("received", no_wrap=True, min_width=19)
-    table.add_column("execution", no_wrap=True, min_width=9)
-    table.add_column("status", no_wrap=True, min_width=_STATUS_WIDTH)
-    table.add_column("took", justify="right", no_wrap=True, min_width=7)
-    table.add_column("tenant", no_wrap=True, min_width=7, overflow="ellipsis", max_width=16)
-    table.add_column("request", no_wrap=True, overflow="ellipsis", ratio=1)
-    for row in rows:
-        received = row.received_at.astimezone()
-        seconds = row.duration_seconds
-        table.add_row(
-            f"{received:%Y-%m-%d %H:%M:%S}",
-            Text(str(row.correlation_id)[:_SHORT_ID], "cyan"),
-            render.status_text(row.status),
-            "" if seconds is None else render.duration(seconds),
-            row.tenant,
-            Text(" ".join((row.title or "").split())),
-        )
+    for heading in _HEADINGS:
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "took" else "left")
+    today = datetime.now().astimezone().date()
+    lines = [(*_cells(row, today), Text(" ".join((row.title or "").split()))) for row in rows]
+    *others, _ = zip(_HEADINGS, *lines, strict=True)
+    taken = sum(max(cell_len(str(cell)) for cell in column) + _GAP for column in others)
+    for line in lines:
+        line[-1].truncate(max(width - taken - _GAP, _GAP), overflow="ellipsis")
+        table.add_row(*line)
     return table
+
+
+def _cells(row: Execution, today: date) -> tuple[Text, Text, Text, Text, Text]:
+    received = row.received_at.astimezone()
+    seconds = row.duration_seconds
+    tenant = Text(row.tenant)
+    tenant.truncate(_TENANT_WIDTH, overflow="ellipsis")
+    return (
+        Text(f"{received:%H:%M:%S}" if received.date() == today else f"{received:%Y-%m-%d}"),
+        Text(str(row.correlation_id)[:_SHORT_ID], "cyan"),
+        render.status_text(row.status),
+        Text("" if seconds is None else render.duration(seconds)),
+        tenant,
+    )

@@ -188,6 +188,7 @@ class Stack:
             broker = TansuBroker(self._state / "tansu", options.kafka_port)
             # Tansu holds every empty fetch for as long as it is allowed to.
             self._environment[PREFIX + "KAFKA_FETCH_WAIT_MS"] = "20"
+            self._environment[PREFIX + "KAFKA_IDEMPOTENCE"] = "false"
         else:
             libs = resolve_kafka_jars()
             broker = KafkaBroker(self._state / "apache-kafka", libs, options.kafka_port)

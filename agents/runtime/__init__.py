@@ -16,7 +16,7 @@ from agents.runtime.errors import (
     TransientError,
     UnapprovedStepError,
 )
-from agents.runtime.roles import RoleSpec, role, spec_of
+from agents.runtime.roles import RoleSpec, record_role, role, spec_of
 
 __all__ = [
     "ConfigurationError",
@@ -32,6 +32,7 @@ __all__ = [
     "Services",
     "TransientError",
     "UnapprovedStepError",
+    "record_role",
     "role",
     "spec_of",
 ]

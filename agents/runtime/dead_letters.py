@@ -5,9 +5,14 @@ dead-letter queues (KIP-298), ``__connect.errors.*``, so that tools which know i
 what Connect has no name for is in ``millstream-*`` headers.
 """
 
-from typing import Final
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, Protocol
 
-from agents.runtime.errors import ErrorCode, InvalidMessageError
+import structlog
+
+from agents.runtime.errors import ErrorCode, InvalidMessageError, MillstreamError, PermanentError
 from agents.runtime.records import Headers, Outgoing, Record
 
 TOPIC: Final = "millstream.dead-letters.v1"
@@ -41,6 +46,7 @@ _OURS: Final = frozenset(
     }
 )
 _LONGEST_REASON: Final = 4000
+_log = structlog.get_logger(__name__)
 
 
 def dead_letter(
@@ -83,3 +89,82 @@ def dead_letter(
         told.append((HEADER_TOPIC_ID, topic_id))
     headers = (*kept, *((name, value.encode()) for name, value in told))
     return Outgoing(lane + TOPIC, record.key, record.value, headers)
+
+
+class Publisher(Protocol):
+    """Where messages go: resolves when the broker has confirmed all of them."""
+
+    async def send_all(self, messages: Iterable[Outgoing]) -> None:
+        """Produce ``messages`` and wait for their confirmation."""
+        ...
+
+
+class TooManyDeadLettersError(MillstreamError):
+    """A role failed on so many records in a row that the fault is not theirs: the worker stops."""
+
+    default_code: ClassVar[ErrorCode] = "bug"
+
+
+@dataclass
+class DeadLetterWriter:
+    """Writes the dead letters of one role, and stops it when it fails on everything.
+
+    Args:
+        role: Who gives up.
+        lane: The lane whose dead-letter topic is written.
+        topic_ids: The broker's ids of the topics that the role consumes, by full name.
+        publisher: The producer.
+        limit: Records in a row that the role may fail on. Those that nobody can read or that must
+            be refused do not count: whoever sends them could otherwise stop the pipeline.
+    """
+
+    role: str
+    lane: str
+    topic_ids: Mapping[str, str]
+    publisher: Publisher
+    limit: int
+    _in_a_row: int = field(default=0, init=False)
+
+    def note_success(self) -> None:
+        """A record was handled: what failed before was not everything."""
+        self._in_a_row = 0
+
+    async def bury(
+        self, record: Record, error: Exception, *, code: ErrorCode, attempt: int
+    ) -> None:
+        """Write the dead letter of ``record`` and return when the broker has it.
+
+        Raises:
+            TooManyDeadLettersError: It was one too many in a row; it is written all the same.
+            InfrastructureError: The broker did not confirm it.
+        """
+        unexpected = code == "bug"
+        _log.log(
+            logging.ERROR if unexpected else logging.WARNING,
+            "dead_letter",
+            role=self.role,
+            code=code,
+            reason=str(error),
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            exc_info=error if unexpected else None,
+        )
+        letter = dead_letter(
+            record,
+            error,
+            code=code,
+            role=self.role,
+            attempt=attempt,
+            lane=self.lane,
+            topic_id=self.topic_ids.get(record.topic),
+        )
+        await self.publisher.send_all([letter])
+        if isinstance(error, PermanentError):
+            return
+        self._in_a_row += 1
+        if self._in_a_row > self.limit:
+            raise TooManyDeadLettersError(
+                f"{self.role} failed on {self._in_a_row} records in a row, the last one with "
+                f"{type(error).__name__}: {error}; they are dead letters, and the worker stops"
+            )

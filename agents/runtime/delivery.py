@@ -7,10 +7,11 @@ error                      the message                             the process
 ``RefusedMessageError``    dead letter                             goes on
 other ``PermanentError``   the execution fails with the reason;    goes on
                            a dead letter where there is none
-``TransientError``, time   again in place, 1 s, 2 s, 4 s; then     goes on
-                           as a bug
+``TransientError``, time   again in place after 1 s and 2 s; then  goes on
+                           from a delay topic; then as a bug
 ``InfrastructureError``    waits, uncounted, until it is back      waits
-anything else (a bug)      dead letter, and the execution fails    goes on
+anything else (a bug)      dead letter, and the execution fails    stops after too many in
+                                                                   a row
 =========================  ======================================  =========================
 
 A record is done, and so may be acked, when this returns: the broker has then confirmed everything
@@ -18,15 +19,17 @@ that it caused.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from datetime import datetime
+from typing import Any, Final
 
 import structlog
 
 from agents.runtime.codec import decode, encode
 from agents.runtime.context import Context, Services
-from agents.runtime.dead_letters import dead_letter
+from agents.runtime.dead_letters import DeadLetterWriter, Publisher, TooManyDeadLettersError
+from agents.runtime.delays import delayed, delivery_attempt
 from agents.runtime.errors import (
     ErrorCode,
     InfrastructureError,
@@ -38,26 +41,64 @@ from agents.runtime.errors import (
 )
 from agents.runtime.intake import read_request
 from agents.runtime.kafka import ProducerFatalError
-from agents.runtime.ports import OutboxRow
-from agents.runtime.records import Outgoing, Record
+from agents.runtime.ports import Clock, OutboxRow
+from agents.runtime.records import Record
 from agents.runtime.resilience import Backoff
-from agents.runtime.roles import Emission, Emitted, Handler, RoleSpec
+from agents.runtime.roles import Emission, Emitted, Handler, RecordHandler, RoleSpec
 from agents.runtime.topology import TopicSpec, Topology
 from schemas import PAYLOADS, AgentMessage, ExecutionRequest, Intent, Outcome, Payload, Plan, Step
 from schemas.envelope import HEADER_TRACEPARENT
 
 _OUTCOME_INDEX: Final = 1000
 """Index of the outcome that the runtime writes for a role, apart from the role's own messages."""
+_SHORTEST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class Publisher(Protocol):
-    """Where messages go: resolves when the broker has confirmed all of them."""
+class Outage:
+    """Says once that what everything stands on is away, and once that it is back."""
 
-    async def send_all(self, messages: Iterable[Outgoing]) -> None:
-        """Produce ``messages`` and wait for their confirmation."""
-        ...
+    def __init__(self, role: str) -> None:
+        self._role = role
+        self._since: datetime | None = None
+
+    def begins(self, error: InfrastructureError, now: datetime) -> None:
+        """Kafka or Postgres did not answer."""
+        if self._since is None:
+            self._since = now
+            _log.warning("infrastructure_away", role=self._role, reason=str(error))
+
+    def ends(self, now: datetime) -> None:
+        """A record went through."""
+        if self._since is not None:
+            seconds = round((now - self._since).total_seconds(), 1)
+            self._since = None
+            _log.warning("infrastructure_back", role=self._role, after_seconds=seconds)
+
+
+async def patiently(
+    deliver: Callable[[], Awaitable[None]], *, clock: Clock, outage: Outage
+) -> None:
+    """Deliver one record, waiting uncounted for infrastructure that is away.
+
+    Raises:
+        ProducerFatalError: This process can produce no more: it ends, and another takes over.
+        TooManyDeadLettersError: The role fails on everything.
+    """
+    wait = _SHORTEST_WAIT
+    while True:
+        try:
+            await deliver()
+        except ProducerFatalError:
+            raise
+        except InfrastructureError as error:
+            outage.begins(error, clock.now())
+            await clock.sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT)
+        else:
+            outage.ends(clock.now())
+            return
 
 
 @dataclass(frozen=True)
@@ -71,7 +112,7 @@ class Delivery:
         topology: Which topics carry what.
         publisher: The producer.
         backoff: How transient errors are retried in place.
-        topic_ids: The broker's ids of the topics that the role consumes, by full name.
+        dead_letters: Where records go that cannot be handled.
     """
 
     spec: RoleSpec
@@ -80,22 +121,14 @@ class Delivery:
     topology: Topology
     publisher: Publisher
     backoff: Backoff
-    topic_ids: dict[str, str]
+    dead_letters: DeadLetterWriter
+    outage: Outage
 
     async def __call__(self, record: Record) -> None:
         """Handle ``record``; returns when it may be acked."""
-        wait = 0.1
-        while True:
-            try:
-                await self._deliver(record)
-            except ProducerFatalError:
-                raise  # this process can produce no more: it ends, another one takes over
-            except InfrastructureError as error:
-                _log.warning("infrastructure_away", role=self.spec.name, error=str(error))
-                await self.services.clock.sleep(wait)
-                wait = min(wait * 2, _LONGEST_WAIT)
-            else:
-                return
+        await patiently(
+            lambda: self._deliver(record), clock=self.services.clock, outage=self.outage
+        )
 
     async def _deliver(self, record: Record) -> None:
         message: AgentMessage[Any] | None = None
@@ -106,19 +139,38 @@ class Delivery:
                     message = self._decode(record)
                 emission = await self._handle(message)
                 await self.publish(emission, message, record.header(HEADER_TRACEPARENT))
+                self.dead_letters.note_success()
             except (TransientError, TimeoutError, ConnectionError) as error:
                 if attempt >= self.backoff.max_attempts:
-                    await self._give_up(record, message, error, attempt)
+                    await self._postpone(record, message, error)
                     return
                 await self.services.clock.sleep(self._pause(attempt, error))
                 attempt += 1
-            except InfrastructureError:
+            except (InfrastructureError, TooManyDeadLettersError):
                 raise
             except Exception as error:  # noqa: BLE001  # no exception leaves a handler
-                await self._give_up(record, message, error, attempt)
+                await self._give_up(record, message, error)
                 return
             else:
                 return
+
+    async def _postpone(
+        self, record: Record, message: AgentMessage[Any] | None, error: Exception
+    ) -> None:
+        """Let the record wait on a delay topic, or give up where that is over or not allowed."""
+        if message is not None and not self.spec.keeps_order:
+            later = delayed(record, message, lane=self.services.settings.lane)
+            if later is not None:
+                _log.warning(
+                    "delayed",
+                    role=self.spec.name,
+                    topic=later.topic,
+                    reason=str(error),
+                    correlation_id=str(message.correlation_id),
+                )
+                await self.publisher.send_all([later])
+                return
+        await self._give_up(record, message, error)
 
     def _pause(self, attempt: int, error: Exception) -> float:
         return self.backoff.delay_after(attempt, error, random=self.services.random.random())
@@ -179,7 +231,7 @@ class Delivery:
         return topic.name_in(self.services.settings.lane)
 
     async def _give_up(
-        self, record: Record, message: AgentMessage[Any] | None, error: Exception, attempt: int
+        self, record: Record, message: AgentMessage[Any] | None, error: Exception
     ) -> None:
         code: ErrorCode = (
             error.code
@@ -193,33 +245,16 @@ class Delivery:
             error, InvalidMessageError | RefusedMessageError
         )
         if outcome is None or not blameless:
-            await self._bury(record, error, code, attempt)
+            # The outcome goes first: a crash in between writes both again, under the same ids.
+            await self._end(outcome, record)
+            await self.dead_letters.bury(record, error, code=code, attempt=delivery_attempt(record))
+        else:
+            await self._end(outcome, record)
+            self.dead_letters.note_success()
+
+    async def _end(self, outcome: AgentMessage[Outcome] | None, record: Record) -> None:
         if outcome is not None:
             await self.publish(outcome, None, record.header(HEADER_TRACEPARENT))
-
-    async def _bury(self, record: Record, error: Exception, code: ErrorCode, attempt: int) -> None:
-        unexpected = code == "bug"
-        _log.log(
-            40 if unexpected else 30,
-            "dead_letter",
-            role=self.spec.name,
-            code=code,
-            reason=str(error),
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            exc_info=error if unexpected else None,
-        )
-        letter = dead_letter(
-            record,
-            error,
-            code=code,
-            role=self.spec.name,
-            attempt=attempt,
-            lane=self.services.settings.lane,
-            topic_id=self.topic_ids.get(record.topic),
-        )
-        await self.publisher.send_all([letter])
 
     def _outcome(
         self, message: AgentMessage[Any], error: Exception, code: ErrorCode
@@ -259,3 +294,32 @@ def _unexpected(spec: RoleSpec, error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"{spec.name} did not answer in time."
     return f"{spec.name} failed unexpectedly ({type(error).__name__}); the log has the details."
+
+
+@dataclass(frozen=True)
+class RecordDelivery:
+    """The way of a record through a role that does not look into it; call it with a record."""
+
+    spec: RoleSpec
+    handler: RecordHandler
+    services: Services
+    publisher: Publisher
+    dead_letters: DeadLetterWriter
+    outage: Outage
+
+    async def __call__(self, record: Record) -> None:
+        """Handle ``record``; returns when it may be acked."""
+        await patiently(
+            lambda: self._deliver(record), clock=self.services.clock, outage=self.outage
+        )
+
+    async def _deliver(self, record: Record) -> None:
+        try:
+            outgoing = await self.handler(record, self.services)
+            await self.publisher.send_all([outgoing])
+            self.dead_letters.note_success()
+        except InfrastructureError:
+            raise
+        except Exception as error:  # noqa: BLE001  # no exception leaves a handler
+            code = error.code if isinstance(error, MillstreamError) else "bug"
+            await self.dead_letters.bury(record, error, code=code, attempt=delivery_attempt(record))

@@ -17,7 +17,8 @@ from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.context import Services
 from agents.runtime.database import Database
-from agents.runtime.delivery import Delivery
+from agents.runtime.dead_letters import DeadLetterWriter
+from agents.runtime.delivery import Delivery, Outage, RecordDelivery
 from agents.runtime.errors import ConfigurationError, InfrastructureError
 from agents.runtime.kafka import KafkaConfig, Producer
 from agents.runtime.kafka_admin import KafkaAdmin
@@ -32,6 +33,11 @@ from schemas.envelope import HEADER_MESSAGE_ID
 
 _GROUP = "millstream-"
 _BROKER_TOPIC = "millstream.verdicts.v1"
+_AT_ONCE = 256
+"""Messages that a role handles at the same time."""
+_WAITING = 4096
+"""Records that the delayer holds at the same time: more than there are places in `_place`."""
+_SIDE_BY_SIDE = 64
 _log = structlog.get_logger(__name__)
 
 
@@ -59,6 +65,7 @@ def kafka_config(settings: Settings) -> KafkaConfig:
         security=security,
         session_timeout=settings.kafka_session_timeout,
         fetch_wait_ms=settings.kafka_fetch_wait_ms,
+        idempotence=settings.kafka_idempotence,
     )
 
 
@@ -80,7 +87,7 @@ def check_roles(functions: Iterable[Callable[..., Any]], topology: Topology) -> 
         try:
             topology.check_role(
                 spec.name,
-                {payload.__name__ for payload in spec.consumes},
+                spec.consumed_schemas,
                 {payload.__name__ for payload in spec.publishes},
                 spec.where,
             )
@@ -122,28 +129,18 @@ async def hosting(
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
         )
         deliveries = [
-            Delivery(
-                spec=spec,
-                handler=spec.handler
-                if spec.lifespan is None
-                else await stack.enter_async_context(spec.lifespan(services)),
-                services=services,
-                topology=declarations.topology,
-                publisher=producer,
-                backoff=Backoff(),
-                topic_ids=topic_ids,
-            )
+            await _delivery(spec, services, declarations.topology, producer, topic_ids, stack)
             for spec in specs
         ]
         worker = Worker(
             kafka,
-            [_subscription(delivery) for delivery in deliveries],
+            [_subscription(delivery, declarations.topology) for delivery in deliveries],
             drain_timeout=settings.drain_timeout,
         )
         tickers = [
             asyncio.create_task(_tick(delivery, worker), name=f"ticker-{delivery.spec.name}")
             for delivery in deliveries
-            if delivery.spec.ticker is not None
+            if isinstance(delivery, Delivery) and delivery.spec.ticker is not None
         ]
         stack.push_async_callback(_cancel, tickers)
         yield worker
@@ -170,17 +167,64 @@ def _topic_ids(
     return {name: present[name].topic_id or name for name in used}
 
 
-def _subscription(delivery: Delivery) -> Subscription:
+async def _delivery(
+    spec: RoleSpec,
+    services: Services,
+    topology: Topology,
+    producer: Producer,
+    topic_ids: dict[str, str],
+    stack: AsyncExitStack,
+) -> Delivery | RecordDelivery:
+    dead_letters = DeadLetterWriter(
+        role=spec.name,
+        lane=services.settings.lane,
+        topic_ids=topic_ids,
+        publisher=producer,
+        limit=services.settings.dead_letter_limit,
+    )
+    outage = Outage(spec.name)
+    if spec.records is not None:
+        return RecordDelivery(spec, spec.records, services, producer, dead_letters, outage)
+    handler = spec.handler
+    if spec.lifespan is not None:
+        handler = await stack.enter_async_context(spec.lifespan(services))
+    return Delivery(
+        spec=spec,
+        handler=handler,
+        services=services,
+        topology=topology,
+        publisher=producer,
+        backoff=Backoff(),
+        dead_letters=dead_letters,
+        outage=outage,
+    )
+
+
+def _subscription(delivery: Delivery | RecordDelivery, topology: Topology) -> Subscription:
     spec, settings = delivery.spec, delivery.services.settings
-    topics = delivery.topology.consumed_by(spec.name)
+    topics = topology.consumed_by(spec.name)
+    key_of: Callable[[Record], bytes | None]
+    if spec.records is not None:
+        key_of, concurrency = _place, _WAITING
+    else:
+        key_of, concurrency = _execution if spec.ordered else _message, _AT_ONCE
     return Subscription(
         role=spec.name,
         group=f"{settings.lane}{_GROUP}{spec.name}",
         topics=tuple(topic.name_in(settings.lane) for topic in topics),
         handler=delivery,
-        key_of=_execution if spec.ordered else _message,
+        key_of=key_of,
         window=settings.window,
+        concurrency=concurrency,
     )
+
+
+def _place(record: Record) -> bytes:
+    """Records that only wait are taken in the order of their partition, a few side by side.
+
+    They come in the order in which they are due, so one that is not due holds up none that is.
+    """
+    return b"%d/%d/%s" % (record.offset % _SIDE_BY_SIDE, record.partition, record.topic.encode())
 
 
 def _execution(record: Record) -> bytes | None:

@@ -166,11 +166,15 @@ class Producer:
         """
         futures = [self.enqueue(message) for message in messages]
         first_failure: MillstreamError | None = None
-        for future in futures:
-            try:
-                await future
-            except MillstreamError as error:
-                first_failure = first_failure or error
+        try:
+            for future in futures:
+                try:
+                    await future
+                except MillstreamError as error:
+                    first_failure = first_failure or error
+        finally:
+            for future in futures:  # when we are cancelled, nobody waits for the rest
+                future.cancel()
         if first_failure is not None:
             raise first_failure
 

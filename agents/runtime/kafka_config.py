@@ -58,7 +58,8 @@ class KafkaConfig:
         delivery_timeout: Seconds in which librdkafka retries a record before it gives it up.
         max_message_bytes: Largest record that a producer accepts.
         idempotence: Whether the producer numbers its records so that its own retries neither
-            repeat nor reorder. Kafka and Tansu support it.
+            repeat nor reorder. Switch it off for Tansu: when that has been started anew, it takes
+            a producer's old number for a fenced one and confirms nothing more.
         producer_queue: How many records librdkafka holds for sending; more wait in our own queue.
         client_id: Name of this process in broker logs and quotas.
     """

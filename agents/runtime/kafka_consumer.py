@@ -44,12 +44,14 @@ class BatchConsumer:
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._generation = 0
         self._complaints: set[int] = set()
+        self._fatal: KafkaError | None = None
         self._consumer = confluent_kafka.Consumer(
             {
                 **settings,
                 "enable.auto.commit": False,
                 # A position below the oldest record means that retention was faster than we.
                 "auto.offset.reset": "earliest",
+                "error_cb": self._complain,
             }
         )
         self._subscribe()
@@ -87,10 +89,12 @@ class BatchConsumer:
             raise ConsumerFatalError(f"cannot read: {error}") from error
         records = []
         for message in messages:
-            if (error_ := message.error()) is not None:
-                self._complain(error_)
+            if (problem := message.error()) is not None:
+                self._complain(problem)
             else:
                 records.append(_record(message))
+        if self._fatal is not None:
+            raise ConsumerFatalError(f"cannot read: {self._fatal.str()}")
         if records:
             self._complaints.clear()
         return records if generation == self._generation else []
@@ -113,12 +117,15 @@ class BatchConsumer:
         self._consumer.pause([confluent_kafka.TopicPartition(*each) for each in self._assignment])
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Tell the broker how far we are, for those who watch the lag; nobody waits for it."""
+        """Tell the broker how far we are, for those who watch the lag; nobody waits for it.
+
+        While the broker is away nothing is sent, since :meth:`close` would wait for the answer.
+        """
         offsets = [
             confluent_kafka.TopicPartition(topic, partition, offset)
             for (topic, partition), offset in positions.items()
         ]
-        if offsets:
+        if offsets and not self._complaints:
             try:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
             except KafkaException as error:
@@ -159,11 +166,11 @@ class BatchConsumer:
         self._generation += 1
 
     def _complain(self, error: KafkaError) -> None:
-        """Say once what is wrong, until records come again."""
+        """Say once what is wrong, until records come again. Runs within ``consume``."""
         code = error.code()
         if error.fatal() or code in _FATAL_CODES:
-            raise ConsumerFatalError(f"cannot read: {error.str()}")
-        if code not in self._complaints:
+            self._fatal = error
+        elif code not in self._complaints:
             self._complaints.add(code)
             _log.warning("kafka consumer: %s (the client goes on by itself)", error.str())
 

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin
 from agents.runtime.context import Context, Services
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.ports import OutboxRow
+from agents.runtime.records import Outgoing, Record
 from schemas import AgentMessage, ExecutionRequest, Intent, Outcome, Payload, Plan
 
 Emitted = Payload | AgentMessage[Any] | OutboxRow[Any]
@@ -30,6 +31,8 @@ Handler = Callable[[Any, Context], Awaitable[Emission]]
 Ticker = Callable[[Services, int], Awaitable[Sequence[OutboxRow[Any]]]]
 """What a role does by itself, now and then: given the services and the number of the tick (from 0;
 a tick that raised is repeated), it returns messages to publish."""
+RecordHandler = Callable[[Record, Services], Awaitable[Outgoing]]
+"""What handles records without looking into them."""
 Lifespan = Callable[[Services], AbstractAsyncContextManager[Handler]]
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -48,10 +51,22 @@ class RoleSpec:
     """The executor that this role is, where it is one."""
     ordered: bool = True
     """Whether messages of one execution are handled one after the other."""
+    keeps_order: bool = False
+    """Whether a later message of an execution must never overtake an earlier one, so that none may
+    wait on a delay topic."""
     ticker: Ticker | None = None
     lifespan: Lifespan | None = None
     """Opens what the role needs for as long as its process runs, such as a connection pool, and
     yields the handler to use in place of ``handler``."""
+    records: RecordHandler | None = None
+    """In place of ``handler``, for a role that handles records as bytes."""
+
+    @property
+    def consumed_schemas(self) -> frozenset[str]:
+        """What topics.yaml must say that the role reads."""
+        if self.records is not None:
+            return frozenset({"bytes"})
+        return frozenset(payload.__name__ for payload in self.consumes)
 
     @property
     def publishes(self) -> frozenset[type[Payload]]:
@@ -66,20 +81,46 @@ class RoleSpec:
 _BEFORE_THE_RUN: Final[frozenset[type[Payload]]] = frozenset({ExecutionRequest, Intent, Plan})
 
 
-def role(name: str, *, ticker: Ticker | None = None) -> Callable[[F], F]:
-    """Declare a function as the role ``name``, with what it does by itself.
+def role(name: str, *, ticker: Ticker | None = None, keeps_order: bool = False) -> Callable[[F], F]:
+    """Declare a function as the role ``name``.
 
-    The function stays what it was, so a test calls it directly with a payload and a context.
+    ``ticker`` is what it does by itself; ``keeps_order`` forbids that one of its messages waits
+    while later ones of the same execution are handled. The function stays what it was, so a test
+    calls it directly with a payload and a context.
 
     Raises:
         ConfigurationError: The signature is not that of a role.
     """
 
     def declare(function: F) -> F:
-        function.__role__ = replace(read_signature(name, function), ticker=ticker)  # type: ignore[attr-defined]  # a function takes attributes
+        function.__role__ = replace(  # type: ignore[attr-defined]  # a function takes attributes
+            read_signature(name, function), ticker=ticker, keeps_order=keeps_order
+        )
         return function
 
     return declare
+
+
+def record_role(name: str) -> Callable[[RecordHandler], RecordHandler]:
+    """Declare a function of a record as the role ``name``, which looks into none of them."""
+
+    def declare(function: RecordHandler) -> RecordHandler:
+        function.__role__ = RoleSpec(  # type: ignore[attr-defined]  # a function takes attributes
+            name=name,
+            handler=_no_messages,
+            consumes=frozenset(),
+            emits=frozenset(),
+            where=where(function),
+            ordered=False,
+            records=function,
+        )
+        return function
+
+    return declare
+
+
+async def _no_messages(_payload: Any, ctx: Context) -> Emission:
+    raise TypeError(f"role {ctx.role!r} handles records, not messages")
 
 
 def spec_of(function: Callable[..., Any]) -> RoleSpec:

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     kafka_session_timeout: Annotated[float, Field(ge=1, le=1800)] = 30.0
     kafka_fetch_wait_ms: Annotated[int, Field(ge=1, le=5000)] = 500
     """How long the broker may hold back an empty fetch; 20 on the embedded broker."""
+    kafka_idempotence: bool = True
+    """Whether producers number their records, so that their own retries neither repeat nor reorder;
+    off on the embedded broker, which forgets the numbers when it restarts and then refuses them."""
     database_url: SecretStr = SecretStr("postgresql://postgres@127.0.0.1:5432/millstream")
     database_pool_size: Annotated[int, Field(ge=1, le=100)] = 4
     lane: Lane = ""
@@ -52,6 +55,8 @@ class Settings(BaseSettings):
     """Records per partition that may be in flight, and so be delivered again after a crash."""
     handler_timeout: Annotated[float, Field(gt=0)] = 30.0
     """How long a role may take over one message."""
+    dead_letter_limit: Annotated[int, Field(ge=1)] = 100
+    """Records in a row that a role may fail on before its worker stops."""
     drain_timeout: Annotated[float, Field(gt=0)] = 10.0
     """How long in-flight work may take to finish when the process is told to stop."""
     effect_lease_margin: Annotated[float, Field(gt=0)] = 15.0

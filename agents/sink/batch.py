@@ -29,7 +29,7 @@ class Batch:
     positions: dict[TopicPartition, int] = field(default_factory=dict)
     """The next offset to read, by partition."""
     events: dict[tuple[Any, ...], EventRow] = field(default_factory=dict)
-    """By the order of the key, each message once."""
+    """By identity: each message once."""
     model: ReadModel = field(default_factory=ReadModel)
     dead_letters: dict[tuple[Any, ...], DeadLetterRow] = field(default_factory=dict)
     unreadable: list[UnreadableRow] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Sorter:
         batch.model.add(message, topic_id)
         if not isinstance(message.payload, ExecutionState):
             row = _event(message, record)
-            batch.events.setdefault(row.order, row)
+            batch.events.setdefault(row.identity, row)
 
     def _add_dead_letter(self, batch: Batch, record: Record) -> None:
         row = read_dead_letter(record, lane=self._lane)

@@ -99,6 +99,7 @@ class Sink:
         self._retry_delay = 0.0
         self._retry_at = 0.0
         self._checked_at = 0.0
+        self._committed: Mapping[TopicPartition, int] = {}
         self._committed_at = 0.0
         self._partitioned_on: date | None = None
 
@@ -165,6 +166,7 @@ class Sink:
             self._claims = {}
             return
         if not records:
+            self._commit(consumer)
             return
         if self._is_suspicious(records) and self._ask_topic_ids() != self._topic_ids:
             _log.warning("sink_topics_changed")
@@ -232,8 +234,11 @@ class Sink:
 
     def _commit(self, consumer: BatchConsumer) -> None:
         now = time.monotonic()
-        if now - self._committed_at >= self._options.commit_interval:
-            self._committed_at = now
+        if (
+            self._positions != self._committed
+            and now - self._committed_at >= self._options.commit_interval
+        ):
+            self._committed, self._committed_at = dict(self._positions), now
             consumer.commit(self._positions)
 
     def _interrupt(self, consumer: BatchConsumer, error: InfrastructureError) -> None:

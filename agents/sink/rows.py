@@ -33,8 +33,8 @@ class EventRow(NamedTuple):
     payload: str
 
     @property
-    def order(self) -> tuple[date, UUID, UUID]:
-        """Where the row comes in its table's key; rows are written in this order."""
+    def identity(self) -> tuple[date, UUID, UUID]:
+        """What makes two events the same one, within the lane."""
         return self.received_on, self.correlation_id, self.message_id
 
 

@@ -1,6 +1,6 @@
 """The sink's side of Postgres: claims of partitions, and batches written under a claim."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -126,14 +126,16 @@ class Store:
             FencedError: Another sink has claimed one of the partitions.
             UnstorableError: Postgres refuses a value.
         """
-        executions = sorted(batch.model.executions.items())
-        steps = sorted(batch.model.steps.items())
+        model = batch.model
         with _retriable():
             try:
                 self._connection.execute(b"BEGIN")
-                self._copy("events", [batch.events[key] for key in sorted(batch.events)])
-                self._copy("executions", [execution_row(self._lane, row) for _, row in executions])
-                self._copy("steps", [step_row(self._lane, row) for _, row in steps])
+                self._copy("events", batch.events.values())
+                self._copy(
+                    "executions",
+                    [execution_row(self._lane, delta) for delta in model.executions.values()],
+                )
+                self._copy("steps", [step_row(self._lane, delta) for delta in model.steps.values()])
                 self._merge_and_commit(batch, claims)
             except psycopg.DatabaseError as error:
                 state = error.sqlstate or ""
@@ -161,7 +163,7 @@ class Store:
                 return 0
         return int(row[0]) if row else 0
 
-    def _copy(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _copy(self, table: str, rows: Collection[tuple[Any, ...]]) -> None:
         if not rows:
             return
         with self._connection.cursor() as cursor, cursor.copy(_SQL[f"copy_{table}"]) as copy:

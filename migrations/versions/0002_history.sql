@@ -5,7 +5,9 @@ CREATE SCHEMA history;
 
 -- Every message but the states, whose newest version is projected into executions and steps.
 -- The hot path: one index, no foreign key. The key leads with the execution, so that it also
--- serves "the events of an execution". A partition holds one day of received_at.
+-- serves "the events of an execution". A partition holds one day of received_at. A request that a
+-- client sends again after midnight has a row in each day's partition (and so may have what the
+-- roles before the router made of it); it is one execution, and events_of shows it once.
 CREATE TABLE history.events (
     lane text NOT NULL,
     received_on date NOT NULL,

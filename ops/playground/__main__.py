@@ -1,9 +1,9 @@
 """``python -m ops.playground``: run the playground until it is told to stop."""
 
 import argparse
+import asyncio
 import signal
 import sys
-import threading
 from pathlib import Path
 
 from ops.playground.server import Playground
@@ -21,17 +21,16 @@ def main() -> None:
         server = Playground((arguments.host, arguments.port), World(arguments.state))
     except (OSError, ValueError) as error:
         sys.exit(f"the playground cannot start on {arguments.host}:{arguments.port}: {error}")
+    asyncio.run(_serve(server, f"http://{arguments.host}:{server.port}"))
 
-    def stop(_signal: int, _frame: object) -> None:
-        # shutdown() waits for serve_forever() to return, so it must not run in this thread.
-        threading.Thread(target=server.shutdown).start()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    sys.stdout.write(f"playground at http://{arguments.host}:{server.port}\n")
+async def _serve(server: Playground, address: str) -> None:
+    stopped = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, stopped.set)
+    sys.stdout.write(f"playground at {address}\n")
     sys.stdout.flush()
-    with server:
-        server.serve_forever(poll_interval=0.05)
+    await server.serve(until=stopped)
 
 
 if __name__ == "__main__":

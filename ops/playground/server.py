@@ -1,15 +1,15 @@
-"""The playground's HTTP side, on the standard library's server."""
+"""The playground's HTTP side: routes as plain functions, served by aiohttp from one thread."""
 
-import json
+import asyncio
 import re
-import threading
-import time
+import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
+
+from aiohttp import web
 
 from ops.playground.world import (
     Deployment,
@@ -24,6 +24,11 @@ from ops.playground.world import (
 
 _MAX_BODY: Final = 1_000_000
 _SAVE_INTERVAL: Final = 0.5
+_GRACE: Final = 1.0
+"""Seconds that calls in hand may take to end when the server stops, before they are cancelled."""
+_BACKLOG: Final = 1024
+"""Connections that may wait to be accepted. Of a burst of more, Linux drops some whose clients
+believe that they are connected and have sent their request: nobody could say what became of it."""
 _SEGMENT: Final = r"([^/]+)"
 _SERVICE: Final = rf"/environments/{_SEGMENT}/services/{_SEGMENT}"
 
@@ -148,76 +153,115 @@ def _find(method: str, path: str) -> tuple[_Route, tuple[str, ...], bool]:
     raise PlaygroundError(404, "unknown_path", f"there is nothing at {path}")
 
 
-class Playground(ThreadingHTTPServer):
-    """The server; each connection has a thread, the world has one lock.
+class Playground:
+    """The server. One thread does one call after the other, so the world needs no lock.
 
     Args:
-        address: Host and port; port 0 takes a free one, see :attr:`port`.
+        address: Host and port, taken at once; port 0 takes a free one, see :attr:`port`.
         world: The state.
+
+    Raises:
+        OSError: The address cannot be listened on.
     """
 
-    daemon_threads = True
-    # The standard library lets five connections wait. Of a burst of more, Linux drops some whose
-    # clients believe that they are connected and have sent their request: nobody could say what
-    # became of it.
-    request_queue_size = 256
-
     def __init__(self, address: tuple[str, int], world: World) -> None:
-        # Before the base class, which calls server_close() where the port is in use.
         self.world = world
-        self._lock = threading.Lock()
         self._is_unsaved = False
-        self._saved_at = time.monotonic()
-        super().__init__(address, _Handler)
+        self._socket = socket.create_server(address, backlog=_BACKLOG)
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return int(self.server_address[1])
+        return int(self._socket.getsockname()[1])
 
-    def service_actions(self) -> None:
-        """Save now and then what has changed; the base class calls this all the time."""
-        if time.monotonic() - self._saved_at >= _SAVE_INTERVAL:
+    async def serve(self, until: asyncio.Event) -> None:
+        """Answer calls, and save now and then what has changed.
+
+        Args:
+            until: Once it is set, no more calls are taken, those in hand end, and all is saved.
+        """
+        application = web.Application(client_max_size=_MAX_BODY)
+        # Every path leads here: aiohttp's own router would have its own words for a wrong one.
+        application.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_GRACE)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, self._socket, backlog=_BACKLOG).start()
+            while not until.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(until.wait(), _SAVE_INTERVAL)
+                self._save()
+        finally:
+            await runner.cleanup()
             self._save()
 
-    def server_close(self) -> None:
-        """Stop listening, and save."""
-        super().server_close()
-        self._save()
-
     def _save(self) -> None:
-        with self._lock:
-            if self._is_unsaved:
-                self.world.save()
-            self._is_unsaved = False
-        self._saved_at = time.monotonic()
+        if self._is_unsaved:
+            self.world.save()
+        self._is_unsaved = False
 
     def answer(self, method: str, path: str, body: bytes, key: str | None) -> tuple[_Answer, float]:
         """Do what a call asks for: the answer, and the seconds to hold it back.
 
         An answer with status 0 means: cut the connection.
         """
-        with self._lock:
-            fault: Fault | None = None
-            took_effect = is_effect = False
-            try:
-                route, names, is_effect = _find(method, path)
-                if "/services/" in path:
-                    fault = self.world.next_fault(*names)
-                if fault is not None and fault.kind == "refuse":
-                    answer = _refusal(fault)
-                else:
-                    answer = route(self.world, names, body)
-                    took_effect = is_effect
-            except PlaygroundError as error:
-                answer = _error(error.status, error.code, str(error))
-            if fault is not None and fault.kind == "cut":
-                answer = _Answer(0)
-            if is_effect:
-                status = answer.status or None
-                self.world.record(method, path, key, took_effect=took_effect, status=status)
-            self._is_unsaved |= method != "GET"
+        fault: Fault | None = None
+        took_effect = is_effect = False
+        try:
+            route, names, is_effect = _find(method, path)
+            if "/services/" in path:
+                fault = self.world.next_fault(*names)
+            if fault is not None and fault.kind == "refuse":
+                answer = _refusal(fault)
+            else:
+                answer = route(self.world, names, body)
+                took_effect = is_effect
+        except PlaygroundError as error:
+            answer = _error(error.status, error.code, str(error))
+        if fault is not None and fault.kind == "cut":
+            answer = _Answer(0)
+        if is_effect:
+            status = answer.status or None
+            self.world.record(method, path, key, took_effect=took_effect, status=status)
+        self._is_unsaved |= method != "GET"
         return answer, fault.delay if fault is not None and fault.kind == "slow" else 0.0
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        try:
+            body = await _body(request)
+        except PlaygroundError as error:
+            return _response(_error(error.status, error.code, str(error)))
+        except ConnectionError:
+            return web.Response()  # the client hung up halfway: nothing to do, nobody to tell
+        # As it was sent: a quoted slash belongs to a name.
+        path = request.rel_url.raw_path
+        key = request.headers.get("Idempotency-Key")
+        answer, delay = self.answer(request.method, path, body, key)
+        if delay:
+            await asyncio.sleep(delay)
+        if answer.status == 0:
+            if request.transport is not None:
+                request.transport.close()
+            return web.Response()  # aiohttp wants one; nothing of it goes out any more
+        return _response(answer)
+
+
+async def _body(request: web.Request) -> bytes:
+    """What was sent with a call.
+
+    Raises:
+        PlaygroundError: It is too large; of one that says so beforehand, nothing is read.
+    """
+    if (request.content_length or 0) <= _MAX_BODY:
+        with suppress(web.HTTPRequestEntityTooLarge):
+            return await request.read()
+    raise PlaygroundError(413, "body_too_large", f"a body has at most {_MAX_BODY} bytes")
+
+
+def _response(answer: _Answer) -> web.Response:
+    if answer.body is None:
+        return web.Response(status=answer.status, headers=answer.headers)
+    return web.json_response(answer.body, status=answer.status, headers=answer.headers)
 
 
 def _error(status: int, code: str, message: str, **headers: str) -> _Answer:
@@ -227,54 +271,3 @@ def _error(status: int, code: str, message: str, **headers: str) -> _Answer:
 def _refusal(fault: Fault) -> _Answer:
     headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
     return _error(fault.status, "fault", "the playground was told to fail", **headers)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Playground
-    protocol_version = "HTTP/1.1"
-    # Headers and body go out in two writes; without this, Nagle's algorithm holds back the second.
-    disable_nagle_algorithm = True
-    timeout = 60.0
-
-    def do_GET(self) -> None:
-        self._handle()
-
-    def do_POST(self) -> None:
-        self._handle()
-
-    def do_DELETE(self) -> None:
-        self._handle()
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class names it
-        """Say nothing: what happened is at /calls."""
-
-    def _handle(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        if not length.isdecimal() or int(length) > _MAX_BODY:
-            self.close_connection = True
-            self._send(_error(413, "body_too_large", f"a body has at most {_MAX_BODY} bytes"))
-            return
-        body = self.rfile.read(int(length))
-        path = urlsplit(self.path).path
-        answer, delay = self.server.answer(
-            self.command, path, body, self.headers.get("Idempotency-Key")
-        )
-        time.sleep(delay)
-        if answer.status == 0:
-            self.close_connection = True
-            return
-        self._send(answer)
-
-    def _send(self, answer: _Answer) -> None:
-        payload = b"" if answer.body is None else json.dumps(answer.body).encode()
-        try:
-            self.send_response(answer.status)
-            for name, value in (answer.headers or {}).items():
-                self.send_header(name, value)
-            if answer.status != HTTPStatus.NO_CONTENT:
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-        except ConnectionError:
-            self.close_connection = True  # the client has gone; nobody is left to tell

@@ -14,9 +14,13 @@ import psutil
 import pytest
 from support.command_line import RunningUp, millstream
 
+from agents.runtime.settings import ROOT
+from agents.runtime.topology import load_topology
 from ops.local import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+
+TOPICS = len(load_topology(ROOT / "topics.yaml").topics)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
 def test_up_says_what_runs_where_and_what_to_do_next(stack: RunningUp) -> None:
     for part in ("broker", "postgres", "playground", "worker", "sink", str(stack.state)):
         assert part in stack.output
-    assert "13 topics" in stack.output
+    assert f"{TOPICS} topics" in stack.output
     assert "millstream submit" in stack.output
 
 
@@ -47,10 +51,12 @@ def test_the_exit_code_says_that_an_execution_did_not_succeed(stack: RunningUp) 
     assert "production allows at most medium risk" in answer.out
 
 
-def test_waiting_has_an_end(stack: RunningUp) -> None:
-    answer = stack.run("submit", "restart web in staging", "--wait", "--timeout", "0")
+def test_waiting_has_an_end_and_says_how_far_it_came(stack: RunningUp) -> None:
+    let_the_next_restart_wait("web", playground_of(stack))
+    answer = stack.run("submit", "restart web in staging", "--wait", "--timeout", "3")
     assert answer.code == 3, answer
-    assert "has not ended after 0 s" in answer.err
+    assert "has not ended after 3 s; so far:" in answer.err
+    assert "attempt 1: POST" in answer.err
     assert "Traceback" not in answer.err
 
 
@@ -148,7 +154,7 @@ def test_status_knows_the_stack_its_topics_and_its_roles(stack: RunningUp) -> No
     status = answer.json
     assert status["is_sound"]
     assert {part["name"] for part in status["parts"]} >= {"worker", "sink", "playground"}
-    assert (status["topics"], status["missing_topics"]) == (13, [])
+    assert (status["topics"], status["missing_topics"]) == (TOPICS, [])
     assert {"intent_parser", "router", "sink"} <= status["lag"].keys()
     assert "playground" in stack.run("status").out
 
@@ -207,13 +213,8 @@ def test_help_lists_every_command_and_loads_nothing_heavy(tmp_path: Path) -> Non
 def test_open_executions_end_with_their_broker_and_new_ones_work(tmp_path: Path) -> None:
     with RunningUp(tmp_path) as first:
         sent = first.run("submit", "status of web in staging", "--wait", "--json").json
-        playground = next(
-            part["address"]
-            for part in first.run("status", "--json").json["parts"]
-            if part["name"] == "playground"
-        )
-        fault = {"service": "search", "environment": "staging", "retry_after": 600.0}
-        httpx.post(f"{playground}/faults", json=fault).raise_for_status()
+        playground = playground_of(first)
+        let_the_next_restart_wait("search", playground)
         stuck = first.run("submit", "restart search in staging", "--json").json
         wait_until_no_fault_is_left(playground)
         began = time.monotonic()
@@ -251,6 +252,18 @@ def test_what_a_killed_stack_left_behind_is_not_taken_for_a_stack(tmp_path: Path
             time.sleep(0.1)
     answer = millstream("status", "--json", state=tmp_path, MILLSTREAM_KAFKA_BOOTSTRAP="[::1]:1")
     assert answer.json["parts"] == []
+
+
+def playground_of(up: RunningUp) -> str:
+    parts = json.loads((up.state / "stack.json").read_text())["parts"]
+    address: str = next(part["address"] for part in parts if part["name"] == "playground")
+    return address
+
+
+def let_the_next_restart_wait(service: str, playground: str) -> None:
+    """The next call fails, and says that it wants to be asked again in ten minutes."""
+    fault = {"service": service, "environment": "staging", "retry_after": 600.0}
+    httpx.post(f"{playground}/faults", json=fault).raise_for_status()
 
 
 def wait_until_no_fault_is_left(playground: str) -> None:

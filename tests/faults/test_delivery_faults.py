@@ -81,9 +81,9 @@ def topic(broker: KafkaServer, lane: str) -> str:
 async def test_a_killed_worker_loses_nothing_and_repeats_at_most_the_window(
     broker: KafkaServer, topic: str, lane: str, journal: Journal, start_worker: StartWorker
 ) -> None:
-    address, group, count = broker.bootstrap_servers, f"{lane}role", 6000
+    address, group, count = broker.bootstrap_servers, f"{lane}role", 4000
     await produce(address, topic, [(b"k%d" % i, b"") for i in range(count)])
-    for kill_at in (1000, 2500):
+    for kill_at in (500, 1500):
         worker = start_worker(address, group, topic)
         await eventually(
             lambda at=kill_at: len(journal.places("end")) > at,  # type: ignore[misc] # binds the loop variable
@@ -156,9 +156,10 @@ async def test_workers_that_join_and_leave_lose_nothing_and_repeat_nothing(
 
 
 async def test_a_frozen_worker_neither_blocks_the_group_nor_commits_over_its_successor(
-    broker: KafkaServer, topic: str, lane: str, journal: Journal, start_worker: StartWorker
+    kafka: KafkaServer, lane: str, journal: Journal, start_worker: StartWorker
 ) -> None:
-    address, group, count = broker.bootstrap_servers, f"{lane}role", 2000
+    address, group, count = kafka.bootstrap_servers, f"{lane}role", 2000
+    topic = create_topic(address, f"{lane}orders.v1")
     await produce(address, topic, [(b"k%d" % i, b"") for i in range(count)])
     frozen = start_worker(address, group, topic)
     await eventually(lambda: len(journal.places("end")) > 300, "some are handled", 60)

@@ -150,6 +150,7 @@ def test_a_slow_call_answers_late_while_others_are_served(playground: RunningPla
         ("GET", "/environments/staging/services/typo", None, (404, "unknown_service")),
         ("POST", "/environments/staging/databases/typo/backup", None, (404, "unknown_database")),
         ("GET", "/nothing", None, (404, "unknown_path")),
+        ("GET", "/%0A", None, (404, "unknown_path")),
         ("DELETE", "/messages", None, (405, "wrong_method")),
         ("GET", f"{CHECKOUT}/restart", None, (405, "wrong_method")),
         ("POST", f"{CHECKOUT}/deploy", {"version": 3}, (422, "invalid_body")),
@@ -174,13 +175,37 @@ def test_a_slash_in_a_name_stays_in_the_name(playground: RunningPlayground) -> N
     assert response.json()["error"]["message"] == "no service 'a/restart' in staging"
 
 
-@pytest.mark.parametrize("length", ["2000000", "-1", "many", "²"])
-def test_a_wrong_content_length_is_refused(playground: RunningPlayground, length: str) -> None:
+@pytest.mark.parametrize(
+    ("length", "status"), [("2000000", 413), ("-1", 400), ("many", 400), ("²", 400)]
+)
+def test_a_wrong_content_length_is_refused(
+    playground: RunningPlayground, length: str, status: int
+) -> None:
     address = urlsplit(playground.url)
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
         head = f"POST /messages HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
         connection.sendall(head.encode())
-        assert b" 413 " in connection.recv(100)
+        assert f" {status} ".encode() in connection.recv(100)
+
+
+def test_a_call_that_breaks_off_has_no_effect(playground: RunningPlayground) -> None:
+    address = urlsplit(playground.url)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        head = f"POST {CHECKOUT}/restart HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+        connection.sendall(head.encode() + b"half")
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(100) == b""
+    assert playground.get("/calls")["calls"] == []
+
+
+def test_a_call_in_hand_is_answered_before_it_stops(playground: RunningPlayground) -> None:
+    playground.fail_next(kind="slow", delay=0.5)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(playground.post, f"{CHECKOUT}/restart")
+        while not playground.get("/calls")["calls"]:
+            pass
+        assert playground.stop() == 0
+        assert answer.result().status_code == 200
 
 
 def test_keeps_its_state_over_a_restart(tmp_path: Path) -> None:

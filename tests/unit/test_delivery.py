@@ -6,7 +6,9 @@ import pytest
 
 from agents.runtime.codec import encode
 from agents.runtime.context import Context
-from agents.runtime.delivery import Delivery
+from agents.runtime.dead_letters import DeadLetterWriter, TooManyDeadLettersError
+from agents.runtime.delays import restored
+from agents.runtime.delivery import Delivery, Outage
 from agents.runtime.errors import (
     DatabaseUnavailableError,
     PermanentError,
@@ -84,7 +86,14 @@ class Planner:
             topology=TOPOLOGY,
             publisher=self.sent,
             backoff=Backoff(),
-            topic_ids={"millstream.intents.v1": "topic-id"},
+            dead_letters=DeadLetterWriter(
+                role="planner",
+                lane="",
+                topic_ids={"millstream.intents.v1": "topic-id"},
+                publisher=self.sent,
+                limit=3,
+            ),
+            outage=Outage("planner"),
         )
 
 
@@ -140,8 +149,8 @@ async def test_a_refused_message_is_a_dead_letter_and_ends_nothing() -> None:
 async def test_a_bug_is_a_dead_letter_and_ends_the_execution_without_its_details() -> None:
     planner = Planner(KeyError("secret detail"))
     await planner.deliver(record())
-    assert planner.sent.topics() == ["millstream.dead-letters.v1", "millstream.outcomes.v1"]
-    assert b"secret detail" not in (planner.sent.messages[1].value or b"")
+    assert planner.sent.topics() == ["millstream.outcomes.v1", "millstream.dead-letters.v1"]
+    assert b"secret detail" not in (planner.sent.messages[0].value or b"")
 
 
 async def test_a_transient_error_is_tried_again_after_one_and_two_seconds() -> None:
@@ -153,11 +162,57 @@ async def test_a_transient_error_is_tried_again_after_one_and_two_seconds() -> N
     assert 3.0 <= (planner.clock.now() - start).total_seconds() <= 3.75
 
 
-async def test_a_transient_error_that_stays_is_given_up() -> None:
+def header(message: Outgoing, name: str) -> bytes | None:
+    return dict(message.headers).get(name)
+
+
+async def test_a_transient_error_that_stays_waits_on_ever_longer_delay_topics() -> None:
+    current = record()
+    for attempt, topic in enumerate(("5s", "30s", "5m"), start=2):
+        planner = Planner(*[TransientError("busy") for _ in range(3)])
+        await planner.deliver(current)
+        assert planner.calls == 3
+        (later,) = planner.sent.messages
+        assert later.topic == f"millstream.retry.{topic}.v1"
+        assert (later.key, later.value) == (current.key, current.value)
+        assert header(later, "delivery-attempt") == str(attempt).encode()
+        assert header(later, "millstream-retry-topic") == b"millstream.intents.v1"
+        back = restored(
+            Record(later.topic, 0, 0, 0, later.key, later.value, later.headers), lane=""
+        )
+        assert back.topic == "millstream.intents.v1"
+        current = Record(back.topic, 2, 6, 0, back.key, back.value, back.headers)
+
     planner = Planner(*[TransientError("busy") for _ in range(3)])
+    await planner.deliver(current)
+    assert planner.sent.topics() == ["millstream.outcomes.v1", "millstream.dead-letters.v1"]
+    assert header(planner.sent.messages[1], "millstream-attempt") == b"4"
+
+
+async def test_a_role_that_fails_on_everything_stops_its_worker() -> None:
+    planner = Planner(*[KeyError(number) for number in range(4)])
+    for _ in range(3):
+        await planner.deliver(record())
+    with pytest.raises(TooManyDeadLettersError, match="failed on 4 records in a row"):
+        await planner.deliver(record())
+    assert planner.sent.topics().count("millstream.dead-letters.v1") == 4
+
+
+async def test_what_others_send_wrong_never_stops_a_worker() -> None:
+    planner = Planner()
+    for _ in range(10):
+        await planner.deliver(record(b"{"))
+    assert planner.sent.topics() == ["millstream.dead-letters.v1"] * 10
+
+
+async def test_a_success_in_between_shows_that_not_everything_fails() -> None:
+    planner = Planner(KeyError(1), KeyError(2), KeyError(3))
+    for _ in range(3):
+        await planner.deliver(record())
     await planner.deliver(record())
-    assert planner.calls == 3
-    assert planner.sent.topics() == ["millstream.dead-letters.v1", "millstream.outcomes.v1"]
+    planner.errors = [KeyError(5)]
+    await planner.deliver(record())
+    assert planner.sent.topics().count("millstream.dead-letters.v1") == 4
 
 
 async def test_infrastructure_that_is_away_is_waited_for_and_not_counted() -> None:
@@ -223,7 +278,8 @@ async def test_outbox_rows_are_published_as_they_are_and_struck_off_afterwards()
         topology=TOPOLOGY,
         publisher=sent,
         backoff=Backoff(),
-        topic_ids={},
+        dead_letters=DeadLetterWriter("router", "", {}, sent, limit=3),
+        outage=Outage("router"),
     )
     await delivery.publish([OutboxRow(7, held)], None, None)
     assert sent.topics() == ["millstream.steps.http.v1"]

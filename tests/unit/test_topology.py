@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agents.runtime.declarations import DeclarationError
+from agents.runtime.delays import LADDER
 from agents.runtime.topology import Topology, TopologyError, load_topology
 from schemas.registry import PAYLOADS
 
@@ -43,8 +44,12 @@ def test_the_shipped_file_carries_every_payload(shipped: Topology) -> None:
     assert carried == {*PAYLOADS, "bytes"}
 
 
-def test_the_sink_reads_every_shipped_topic(shipped: Topology) -> None:
-    assert shipped.consumed_by("sink") == tuple(shipped.topics.values())
+def test_the_sink_reads_every_shipped_topic_but_those_in_which_records_wait(
+    shipped: Topology,
+) -> None:
+    unread = {topic.name for topic in shipped.topics.values() if "sink" not in topic.consumers}
+    assert unread == {topic for topic, _ in LADDER}
+    assert all(shipped.topics[name].consumers == ("delayer",) for name in unread)
 
 
 def test_a_role_reads_the_topics_that_list_it(shipped: Topology) -> None:

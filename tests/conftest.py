@@ -9,11 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from support import real_kafka_report
 from support.kafka_servers import KafkaServer, NoRealKafkaError, kafka_jars, real_kafka
 from support.postgres_servers import NoPostgresError, PostgresServer, real_postgres
 
 from ops.local import TansuBroker
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_tracebacks() -> None:
+    """Structlog's default draws local variables, which takes seconds per traceback."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,13 @@ import re
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self
 
-import httpx
 from jsonpath_ng import Child, Fields, Index, JSONPath, Root, This
 from jsonpath_ng.exceptions import JSONPathError
 from jsonpath_ng.parser import parse as parse_jsonpath
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, model_validator
 from pydantic_core import from_json, to_json
 
-from agents.executors.http_client import Request, guarded_send, open_client
+from agents.executors.http_client import HttpClient, Request, open_client
 from agents.runtime.declarations import Declaration
 from agents.runtime.errors import PermanentError
 from agents.runtime.execution import Job, executor
@@ -119,9 +118,9 @@ class HttpSettings(Declaration):
 
 
 @executor("http", settings=HttpSettings, client=open_client)
-async def call(job: Job[HttpSettings], client: httpx.AsyncClient) -> JsonObject:
+async def call(job: Job[HttpSettings], client: HttpClient) -> JsonObject:
     """Send the request that the action describes; returns the outputs that it names."""
-    response = await guarded_send(client, build_request(job), job.ctx)
+    response = await client.send(build_request(job), job.ctx)
     if not job.settings.outputs:
         return {}
     try:

@@ -4,6 +4,7 @@ What httpx raises becomes an error of the tree: nothing was sent (``NotSentError
 (``TransientError``, ``PermanentError``), or nobody knows (``OutcomeUnknownError``).
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -33,7 +34,7 @@ MAX_RESPONSE: Final = 1024 * 1024
 _MAX_QUOTE: Final = 300
 _CONNECT_TIMEOUT: Final = 5.0
 _IDLE_CONNECTION: Final = 15.0
-_CONNECTIONS: Final = 100
+_PER_HOST: Final = 20
 _DELAY_SECONDS: Final = re.compile(r"\d{1,9}", re.ASCII)
 
 _NOT_SENT: Final = (
@@ -73,24 +74,56 @@ class Response:
     body: bytes
 
 
-@asynccontextmanager
-async def open_client(_: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A pool of connections; redirects are not followed, and the environment sets no proxy."""
-    limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_CONNECTION)
-    async with httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False) as client:
-        yield client
+class HttpClient:
+    """Sends requests, to each host through its circuit breaker and at most so many at a time.
 
-
-async def guarded_send(client: httpx.AsyncClient, request: Request, ctx: Context) -> Response:
-    """Send ``request`` through the circuit breaker of its host.
-
-    Raises:
-        BreakerOpenError: The host is left alone for a while; nothing was sent.
-        MillstreamError: As :func:`send`.
+    The queue before the connections is ours, and first come, first served: that of httpx hands an
+    idle connection to every waiting request at once, at a cost that grows with the square of their
+    number, so that some wait for as long as their step may take without having been sent.
     """
-    parts = urlsplit(request.url)
-    breaker = ctx.services.breakers.of(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
-    return await breaker.call(lambda: send(client, request, now=ctx.now()))
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._gates: dict[str, asyncio.Semaphore] = {}
+
+    async def send(self, request: Request, ctx: Context) -> Response:
+        """Send ``request`` and read its answer.
+
+        Raises:
+            BreakerOpenError: The host is left alone for a while; nothing was sent.
+            NotSentError: No connection to the host came free in time.
+            MillstreamError: As :func:`send`.
+        """
+        parts = urlsplit(request.url)
+        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        gate = self._gates.setdefault(host, asyncio.Semaphore(_PER_HOST))
+        try:
+            async with asyncio.timeout(connect_timeout(request)):
+                await gate.acquire()
+        except TimeoutError:
+            raise NotSentError(
+                f"{request.method} {request.url}: {_PER_HOST} calls to {host} are under way, "
+                "and none has ended"
+            ) from None
+        try:
+            breaker = ctx.services.breakers.of(host)
+            return await breaker.call(lambda: send(self._client, request, now=ctx.now()))
+        finally:
+            gate.release()
+
+
+@asynccontextmanager
+async def open_client(_: Settings) -> AsyncIterator[HttpClient]:
+    """A pool of connections; redirects are not followed, and the environment sets no proxy."""
+    # Who asks has passed a gate, so the pool itself needs no bound.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_CONNECTION)
+    async with httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False) as client:
+        yield HttpClient(client)
+
+
+def connect_timeout(request: Request) -> float:
+    """Seconds that a request may wait for a place or a connection, which leaves time to send it."""
+    return min(_CONNECT_TIMEOUT, request.timeout / 2)
 
 
 async def send(client: httpx.AsyncClient, request: Request, *, now: datetime) -> Response:
@@ -110,7 +143,7 @@ async def send(client: httpx.AsyncClient, request: Request, *, now: datetime) ->
         UnusableAnswerError: The answer was expected but is too large or garbled.
     """
     target = f"{request.method} {request.url}"
-    connecting = min(_CONNECT_TIMEOUT, request.timeout / 2)
+    connecting = connect_timeout(request)
     timeout = httpx.Timeout(request.timeout, connect=connecting, pool=connecting)
     try:
         outgoing = client.build_request(

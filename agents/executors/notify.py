@@ -6,13 +6,12 @@ Consumes ``Step``; emits ``StepResult``. A channel's target is the log, or a web
 
 from typing import Annotated, Final, Literal, Self
 
-import httpx
 import structlog
 from pydantic import Field, ValidationInfo, model_validator
 from pydantic_core import to_json
 
 from agents.executors.http import IDEMPOTENCY_HEADER, TemplateText, UrlText, check_names
-from agents.executors.http_client import Request, guarded_send, open_client
+from agents.executors.http_client import HttpClient, Request, open_client
 from agents.runtime.declarations import Declaration
 from agents.runtime.errors import PermanentError
 from agents.runtime.execution import Job, executor
@@ -68,15 +67,14 @@ class NotifySettings(Declaration):
 
 
 @executor("notify", settings=NotifySettings, client=open_client)
-async def send_message(job: Job[NotifySettings], client: httpx.AsyncClient) -> JsonObject:
+async def send_message(job: Job[NotifySettings], client: HttpClient) -> JsonObject:
     """Send the message to the target of its channel; returns nothing."""
     settings, values = job.settings, job.ctx.settings.template_values()
     channel = Template.parse(settings.channel).render(job.parameters, values)
     text = Template.parse(settings.text).render(job.parameters, values)
     match settings.channels.get(channel, settings.default):
         case WebhookTarget() as target:
-            await guarded_send(
-                client,
+            await client.send(
                 Request(
                     method="POST",
                     url=UrlTemplate.parse(target.url).render({}, values),

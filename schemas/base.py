@@ -5,9 +5,10 @@ name belongs. Lengths are in characters after Unicode normalisation by the sende
 itself normalises nothing.
 """
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import (
     AfterValidator,
@@ -46,17 +47,20 @@ class Payload(Model):
     schema_version: ClassVar[int] = 1
 
 
+_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
 def _no_control_characters(text: str) -> str:
-    for character in text:
-        if (character < " " and character not in "\t\n\r") or character == "\x7f":
-            raise ValueError(
-                f"contains the control character U+{ord(character):04X}; remove it and send again"
-            )
+    found = _CONTROL_CHARACTER.search(text)
+    if found is not None:
+        raise ValueError(
+            f"contains the control character U+{ord(found[0]):04X}; remove it and send again"
+        )
     return text
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if not text or text.isspace():
         raise ValueError("is blank")
     return text
 

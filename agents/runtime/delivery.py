@@ -18,9 +18,8 @@ A record is done, and so may be acked, when this returns: the broker has then co
 that it caused.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ import structlog
 from agents.runtime.codec import decode, encode
 from agents.runtime.context import Context, Services
 from agents.runtime.dead_letters import DeadLetterWriter, Publisher, TooManyDeadLettersError
+from agents.runtime.deadlines import Deadlines
 from agents.runtime.delays import delayed, delivery_attempt
 from agents.runtime.errors import (
     ErrorCode,
@@ -63,6 +63,11 @@ class Outage:
         self._role = role
         self._since: datetime | None = None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it was said that something is away."""
+        return self._since is not None
+
     def begins(self, error: InfrastructureError, now: datetime) -> None:
         """Kafka or Postgres did not answer."""
         if self._since is None:
@@ -78,7 +83,7 @@ class Outage:
 
 
 async def patiently(
-    deliver: Callable[[], Awaitable[None]], *, clock: Clock, outage: Outage
+    deliver: Callable[[Record], Awaitable[None]], record: Record, *, clock: Clock, outage: Outage
 ) -> None:
     """Deliver one record, waiting uncounted for infrastructure that is away.
 
@@ -89,7 +94,7 @@ async def patiently(
     wait = _SHORTEST_WAIT
     while True:
         try:
-            await deliver()
+            await deliver(record)
         except ProducerFatalError:
             raise
         except InfrastructureError as error:
@@ -97,7 +102,8 @@ async def patiently(
             await clock.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT)
         else:
-            outage.ends(clock.now())
+            if outage.is_on:
+                outage.ends(clock.now())
             return
 
 
@@ -113,6 +119,8 @@ class Delivery:
         publisher: The producer.
         backoff: How transient errors are retried in place.
         dead_letters: Where records go that cannot be handled.
+        outage: Says when Kafka or Postgres is away.
+        deadlines: Keeps the time limit of handlers.
     """
 
     spec: RoleSpec
@@ -123,12 +131,12 @@ class Delivery:
     backoff: Backoff
     dead_letters: DeadLetterWriter
     outage: Outage
+    deadlines: Deadlines
+    _destinations: dict[tuple[type[Payload], str | None], str] = field(default_factory=dict)
 
     async def __call__(self, record: Record) -> None:
         """Handle ``record``; returns when it may be acked."""
-        await patiently(
-            lambda: self._deliver(record), clock=self.services.clock, outage=self.outage
-        )
+        await patiently(self._deliver, record, clock=self.services.clock, outage=self.outage)
 
     async def _deliver(self, record: Record) -> None:
         message: AgentMessage[Any] | None = None
@@ -180,8 +188,7 @@ class Delivery:
         if self.spec.executor is not None:
             # An executor's time limit is its step's; the policy around it keeps it.
             return await self.handler(message.payload, context)
-        async with asyncio.timeout(self.services.settings.handler_timeout):
-            return await self.handler(message.payload, context)
+        return await self.deadlines.limit(self.handler(message.payload, context))
 
     def _decode(self, record: Record) -> AgentMessage[Any]:
         lane = self.services.settings.lane
@@ -226,9 +233,12 @@ class Delivery:
                 raise TypeError(f"{self.spec.where}: a bare payload needs a message that caused it")
 
     def _destination(self, payload: Payload) -> str:
-        executor = payload.executor if isinstance(payload, Step) else None
-        topic = self.topology.topic_for(self.spec.name, type(payload).__name__, executor=executor)
-        return topic.name_in(self.services.settings.lane)
+        kind = (type(payload), payload.executor if isinstance(payload, Step) else None)
+        name = self._destinations.get(kind)
+        if name is None:
+            topic = self.topology.topic_for(self.spec.name, kind[0].__name__, executor=kind[1])
+            name = self._destinations[kind] = topic.name_in(self.services.settings.lane)
+        return name
 
     async def _give_up(
         self, record: Record, message: AgentMessage[Any] | None, error: Exception
@@ -309,9 +319,7 @@ class RecordDelivery:
 
     async def __call__(self, record: Record) -> None:
         """Handle ``record``; returns when it may be acked."""
-        await patiently(
-            lambda: self._deliver(record), clock=self.services.clock, outage=self.outage
-        )
+        await patiently(self._deliver, record, clock=self.services.clock, outage=self.outage)
 
     async def _deliver(self, record: Record) -> None:
         try:

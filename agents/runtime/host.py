@@ -18,6 +18,7 @@ from agents.runtime.clock import SystemClock
 from agents.runtime.context import Services
 from agents.runtime.database import Database
 from agents.runtime.dead_letters import DeadLetterWriter
+from agents.runtime.deadlines import Deadlines
 from agents.runtime.delivery import Delivery, Outage, RecordDelivery
 from agents.runtime.errors import ConfigurationError, InfrastructureError
 from agents.runtime.kafka import KafkaConfig, Producer
@@ -197,6 +198,7 @@ async def _delivery(
         backoff=Backoff(),
         dead_letters=dead_letters,
         outage=outage,
+        deadlines=Deadlines(services.settings.handler_timeout),
     )
 
 

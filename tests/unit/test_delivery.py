@@ -7,6 +7,7 @@ import pytest
 from agents.runtime.codec import encode
 from agents.runtime.context import Context
 from agents.runtime.dead_letters import DeadLetterWriter, TooManyDeadLettersError
+from agents.runtime.deadlines import Deadlines
 from agents.runtime.delays import restored
 from agents.runtime.delivery import Delivery, Outage
 from agents.runtime.errors import (
@@ -94,6 +95,7 @@ class Planner:
                 limit=3,
             ),
             outage=Outage("planner"),
+            deadlines=Deadlines(30.0),
         )
 
 
@@ -280,6 +282,7 @@ async def test_outbox_rows_are_published_as_they_are_and_struck_off_afterwards()
         backoff=Backoff(),
         dead_letters=DeadLetterWriter("router", "", {}, sent, limit=3),
         outage=Outage("router"),
+        deadlines=Deadlines(30.0),
     )
     await delivery.publish([OutboxRow(7, held)], None, None)
     assert sent.topics() == ["millstream.steps.http.v1"]

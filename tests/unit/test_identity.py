@@ -1,8 +1,9 @@
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas import identity
 from schemas.identity import (
     derive_correlation_id,
     derive_intake_message_id,
@@ -17,6 +18,12 @@ def test_the_same_cause_yields_the_same_message_id() -> None:
     first = derive_message_id(lane="", correlation_id=A, role="planner", cause=B, index=0)
     again = derive_message_id(lane="", correlation_id=A, role="planner", cause=B, index=0)
     assert first == again
+
+
+@given(st.text())
+def test_derived_ids_are_version_5_uuids(part: str) -> None:
+    namespace = UUID(int=5)
+    assert identity._derive(namespace, part, "x") == uuid5(namespace, f"{part}\x1fx")
 
 
 def test_every_part_of_the_cause_matters() -> None:

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,10 +26,26 @@ pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 TOPICS = len(load_topology(ROOT / "topics.yaml").topics)
 
 
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can reach, so that Postgres's data lie in it even for root."""
+    folder = Path(tempfile.mkdtemp(prefix="millstream-cli-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """The folder of a stack."""
+    with open_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
+def stack() -> Iterator[RunningUp]:
     """A stack that the tests of this module share; none may stop it."""
-    with RunningUp(tmp_path_factory.mktemp("shared-stack")) as up:
+    with open_folder() as folder, RunningUp(folder) as up:
         yield up
 
 
@@ -189,13 +208,13 @@ def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:
     assert "did you mean MILLSTREAM_KAFKA_BOOTSTRAP?" in answer.err
 
 
-def test_a_broker_that_does_not_answer_keeps_the_stack_from_starting(tmp_path: Path) -> None:
+def test_a_broker_that_does_not_answer_keeps_the_stack_from_starting(state: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    answer = millstream("up", "--kafka", address, "--state", tmp_path / "s", state=tmp_path)
+    answer = millstream("up", "--kafka", address, "--state", state / "s", state=state)
     assert answer.code == 2, answer
     assert f"no Kafka broker answers at {address}" in answer.err
     assert "Traceback" not in answer.err
-    assert processes_of(tmp_path) == []
+    assert processes_of(state) == []
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -210,8 +229,8 @@ def test_help_lists_every_command_and_loads_nothing_heavy(tmp_path: Path) -> Non
     assert loaded.stdout.strip() == b"set()"
 
 
-def test_open_executions_end_with_their_broker_and_new_ones_work(tmp_path: Path) -> None:
-    with RunningUp(tmp_path) as first:
+def test_open_executions_end_with_their_broker_and_new_ones_work(state: Path) -> None:
+    with RunningUp(state) as first:
         sent = first.run("submit", "status of web in staging", "--wait", "--json").json
         playground = playground_of(first)
         let_the_next_restart_wait("search", playground)
@@ -221,10 +240,10 @@ def test_open_executions_end_with_their_broker_and_new_ones_work(tmp_path: Path)
         assert first.stop() == 0, first.output
         assert time.monotonic() - began < 12
         assert "Everything is stopped." in first.output
-    assert processes_of(tmp_path) == []
-    assert not (tmp_path / "stack.json").exists()
+    assert processes_of(state) == []
+    assert not (state / "stack.json").exists()
 
-    with RunningUp(tmp_path) as second:
+    with RunningUp(state) as second:
         second.run("watch", stuck["correlation_id"])
         shown = second.run("show", stuck["correlation_id"], "--json").json
         assert shown["code"] == "broker_reset"
@@ -232,25 +251,25 @@ def test_open_executions_end_with_their_broker_and_new_ones_work(tmp_path: Path)
         assert second.run("submit", "restart search in staging", "--wait").code == 0
 
 
-def test_a_part_that_dies_ends_the_stack_and_is_named(tmp_path: Path) -> None:
-    with RunningUp(tmp_path) as up:
+def test_a_part_that_dies_ends_the_stack_and_is_named(state: Path) -> None:
+    with RunningUp(state) as up:
         parts = {part["name"]: part for part in up.run("status", "--json").json["parts"]}
         os.kill(parts["worker"]["pid"], signal.SIGKILL)
         assert up.wait() == 1
     assert "the worker has ended by itself" in up.output
-    assert processes_of(tmp_path) == []
+    assert processes_of(state) == []
 
 
-def test_what_a_killed_stack_left_behind_is_not_taken_for_a_stack(tmp_path: Path) -> None:
-    with RunningUp(tmp_path) as up:
+def test_what_a_killed_stack_left_behind_is_not_taken_for_a_stack(state: Path) -> None:
+    with RunningUp(state) as up:
         up.process.kill()
         up.wait()
-        assert (tmp_path / "stack.json").exists()
+        assert (state / "stack.json").exists()
         deadline = time.monotonic() + 30
-        while processes_of(tmp_path):
-            assert time.monotonic() < deadline, processes_of(tmp_path)
+        while processes_of(state):
+            assert time.monotonic() < deadline, processes_of(state)
             time.sleep(0.1)
-    answer = millstream("status", "--json", state=tmp_path, MILLSTREAM_KAFKA_BOOTSTRAP="[::1]:1")
+    answer = millstream("status", "--json", state=state, MILLSTREAM_KAFKA_BOOTSTRAP="[::1]:1")
     assert answer.json["parts"] == []
 
 

@@ -12,6 +12,9 @@ RUN := $(VENV)/.run-installed
 DEV := $(VENV)/.dev-installed
 PINS := pyproject.toml constraints.txt
 
+# How many different courses of random faults `make faults` runs; about a minute each.
+SEEDS ?= 20
+
 # uv is several times as fast as pip; where it is missing, pip does the same.
 UV := $(shell command -v uv 2>/dev/null)
 ifdef UV
@@ -20,7 +23,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 endif
 
-.PHONY: help demo up test lint format bench clean
+.PHONY: help demo up test faults lint format bench clean
 
 help: ## List what can be done (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +36,9 @@ up: $(RUN) ## Run the whole stack until Ctrl-C
 
 test: $(DEV) ## Run all tests and report coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+faults: $(DEV) ## Kill, freeze and cut everything, SEEDS=20 times, and check what is left
+	@FAULT_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/faults
 
 lint: $(DEV) ## Check style, types, import directions and compatibility of schemas
 	@$(BIN)/ruff check --quiet

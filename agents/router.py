@@ -15,6 +15,7 @@ from uuid import UUID
 from agents.routing.machine import BrokerLost, Event, Moved, Wakeup, react
 from agents.routing.run import Run
 from agents.runtime import Context, Services, role
+from agents.runtime.ledger.retention import HourlySweep
 from agents.runtime.ports import OutboxRow, Refusal, RunRecord, Transition
 from schemas import (
     AgentMessage,
@@ -31,22 +32,27 @@ from schemas.identity import derive_message_id
 
 ROLE = "router"
 _PAGE = 200
+_sweep = HourlySweep()
 
 
 async def tick(services: Services, number: int) -> Sequence[OutboxRow[Any]]:
     """Wake runs whose time has come, and publish what somebody else left in the outbox.
 
-    The first tick also ends the runs of a broker that is gone: nothing will ever move them.
+    The first tick also ends the runs of a broker that is gone: nothing will ever move them. Once
+    an hour the ledger forgets what is older than anything that could come again.
     """
     lane = services.settings.lane
     now = services.clock.now()
     rows: list[OutboxRow[Any]] = []
     if number == 0:
+        _sweep.begin()
         rows += await _end_lost_runs(services, lane, now)
     due = await services.ledger.due(lane=lane, now=now, limit=_PAGE)
     rows += await _by_itself(services, due, Wakeup(), now)
     age = timedelta(seconds=services.settings.outbox_sweep_age)
     rows += await services.ledger.unsent(lane=lane, older_than=now - age, limit=_PAGE)
+    retention = services.settings.ledger_retention
+    await _sweep.turn(services.ledger, lane=lane, now=now, retention=retention)
     return rows
 
 

@@ -5,6 +5,7 @@ The database's address comes from whoever calls: ``ops.migrate`` hands it over a
 so no file here holds an address or a password.
 """
 
+import time
 from typing import Any, Final
 
 from alembic import context
@@ -15,6 +16,7 @@ from migrations.tables import metadata
 
 _LOCK: Final = 0x6D696C6C
 """The advisory lock that keeps two processes from migrating at the same time."""
+_LOCK_PAUSE: Final = 0.1
 
 _PARTITIONS: Final = text(
     "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -30,7 +32,11 @@ def database_url() -> str:
 
 def migrate(connection: Connection) -> None:
     """Run the command that Alembic was asked for, each migration in its own transaction."""
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+    # Asked for again and again: a statement that waits would hold a snapshot, for which an index
+    # that is built CONCURRENTLY would wait in turn.
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
+        connection.commit()
+        time.sleep(_LOCK_PAUSE)
     partitions = {(schema, name) for schema, name in connection.execute(_PARTITIONS)}
     connection.commit()  # the lock belongs to the session and stays
     schemas = {table.schema for table in metadata.tables.values()}

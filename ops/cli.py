@@ -19,6 +19,9 @@ from typer.core import TyperGroup
 _MOUNTED: Final = {
     "topics": ("ops.topics", "topics_app"),
     "actions": ("ops.actions", "actions_app"),
+    "dlq": ("ops.dlq", "dlq_app"),
+    "partitions": ("ops.partitions", "partitions_app"),
+    "ledger": ("ops.sweep", "ledger_app"),
 }
 """Groups of commands that live in modules of their own, loaded when they are used."""
 
@@ -51,6 +54,18 @@ app.add_typer(
 app.add_typer(
     typer.Typer(help="Look at the action catalogue, and check it.", no_args_is_help=True),
     name="actions",
+)
+app.add_typer(
+    typer.Typer(help="Look at dead letters, and send their records again.", no_args_is_help=True),
+    name="dlq",
+)
+app.add_typer(
+    typer.Typer(help="Make and drop the daily partitions of history.", no_args_is_help=True),
+    name="partitions",
+)
+app.add_typer(
+    typer.Typer(help="Care for the ledger, the roles' durable state.", no_args_is_help=True),
+    name="ledger",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -110,6 +125,10 @@ def up(
     postgres_port: Annotated[
         int | None, typer.Option(min=1, max=65535, show_default="a free one")
     ] = None,
+    processes: Annotated[
+        bool,
+        typer.Option("--processes", help="Run each role in a process of its own."),
+    ] = False,
 ) -> None:
     """Run the whole stack in the foreground until Ctrl-C."""
     from ops.stack import StackOptions
@@ -121,6 +140,7 @@ def up(
         postgres=postgres,
         kafka_port=kafka_port,
         postgres_port=postgres_port,
+        processes=processes,
     )
     raise typer.Exit(run(options))
 
@@ -162,6 +182,57 @@ def submit(
     )
     settings = _settings(kafka=kafka, database=database)
     raise typer.Exit(run(settings, submission, wait=timeout if wait else None, as_json=as_json))
+
+
+@app.command()
+def load(
+    rate: Annotated[
+        str, typer.Option(metavar="N/s", help="How many a second: 50/s, or 600/m, or 900/h.")
+    ] = "10/s",
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many in all.")] = 100,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="What is to be done, in plain words; several take turns."),
+    ] = None,
+    *,
+    plan: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A file with steps, as JSON or YAML."),
+    ] = None,
+    mix: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A file with requests and their weights.",
+            show_default="ops/examples/load-mix.yaml, for the shipped catalogue",
+        ),
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="Who it is accounted to.")] = "default",
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Follow them to their ends.")
+    ] = True,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait at most when all are sent.")
+    ] = 60.0,
+    kafka: Kafka = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send requests at a steady rate, and say how long they took.
+
+    Exit code 1 when some could not be sent or have not ended in time.
+    """
+    from ops.load import Load, parse_rate, run
+    from ops.load_mix import choose_mix
+
+    given = Load(
+        mix=choose_mix(texts=text or (), plan=plan, mix=mix, tenant=tenant),
+        rate=parse_rate(rate),
+        count=count,
+    )
+    settings = _settings(kafka=kafka, database=database)
+    raise typer.Exit(run(settings, given, wait=timeout if wait else None, as_json=as_json))
 
 
 @app.command()

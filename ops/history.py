@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
@@ -28,6 +29,23 @@ _HEX_DIGITS: Final = 32
 
 class UnknownExecutionError(PermanentError):
     """No execution, or more than one, is meant by what was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an execution ended."""
+
+    execution: UUID
+    status: str
+    code: str | None
+    reason: str | None
+    received_at: datetime
+    finished_at: datetime
+
+    @property
+    def seconds(self) -> float:
+        """From the broker's receipt of the request to the end of the execution."""
+        return (self.finished_at - self.received_at).total_seconds()
 
 
 class History:
@@ -99,6 +117,15 @@ class History:
         """By topic, how many records the sink has read."""
         return dict(self._fetch("count_records"))
 
+    def ends_of(self, executions: Sequence[UUID]) -> list[End]:
+        """How those of some executions ended that have."""
+        rows = self._fetch(
+            "ends_of",
+            executions=list(executions),
+            terminal=[status.value for status in ExecutionStatus if status.is_terminal],
+        )
+        return [End(*row) for row in rows]
+
     def _beginning_with(self, given: str) -> list[UUID]:
         digits = given.replace("-", "").lower()
         if not 0 < len(digits) <= _HEX_DIGITS or not set(digits) <= set("0123456789abcdef"):
@@ -120,6 +147,17 @@ def opened(settings: Settings) -> Iterator[History]:
     Raises:
         DatabaseUnavailableError: Postgres does not answer; says what to do.
     """
+    with connected(settings) as connection:
+        yield History(connection, lane=settings.lane)
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[Connection[Any]]:
+    """The database that the settings name, in autocommit mode, for one command.
+
+    Raises:
+        DatabaseUnavailableError: Postgres does not answer; says what to do.
+    """
     address = conninfo(
         settings.database_url.get_secret_value(),
         timeout=_CONNECT_SECONDS,
@@ -133,4 +171,4 @@ def opened(settings: Settings) -> Iterator[History]:
             f"{error.reason} Is the stack up? Start it with `millstream up`."
         ) from None
     with connection:
-        yield History(connection, lane=settings.lane)
+        yield connection

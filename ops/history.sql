@@ -6,6 +6,14 @@ SELECT correlation_id FROM history.executions
 WHERE lane = %(lane)s AND correlation_id BETWEEN %(first)s AND %(last)s
 LIMIT %(limit)s;
 
+-- name: ends_of
+SELECT correlation_id, status, code, reason, received_at, finished_at
+FROM history.executions
+WHERE lane = %(lane)s
+    AND correlation_id = ANY (%(executions)s)
+    AND status = ANY (%(terminal)s)
+    AND finished_at IS NOT NULL;
+
 -- name: count_by_status
 SELECT status, count(*) FROM history.executions WHERE lane = %(lane)s GROUP BY status;
 

@@ -1,14 +1,19 @@
 """``millstream sink``: a process that writes every message into Postgres."""
 
+import asyncio
 import signal
 import threading
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+from agents.runtime.health import serving
 from agents.runtime.host import kafka_config
-from agents.runtime.settings import load_settings
+from agents.runtime.metrics import Metrics
+from agents.runtime.settings import Settings, load_settings
 from agents.runtime.telemetry import configure_logging
 from agents.runtime.topology import load_topology
-from agents.sink import assemble_sink
+from agents.runtime.watchdog import LEAST_SECONDS, Watchdog
+from agents.sink import Sink, assemble_sink
 
 
 def run(ready_file: Path | None) -> None:
@@ -18,19 +23,53 @@ def run(ready_file: Path | None) -> None:
         ready_file: Made when the sink begins, removed at the end.
 
     Raises:
-        ConfigurationError: Settings or topics.yaml are wrong.
+        ConfigurationError: Settings or topics.yaml are wrong, or the health port is taken.
         ConsumerFatalError: Kafka refuses this consumer for good.
     """
     settings = load_settings()
     configure_logging(log_format=settings.log_format, level=settings.log_level)
-    sink = assemble_sink(settings, load_topology(settings.topics_file), kafka_config(settings))
-    stop = threading.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda _signal, _frame: stop.set())
-    if ready_file is not None:
-        ready_file.touch()
+    metrics = Metrics()
+    sink = assemble_sink(
+        settings, load_topology(settings.topics_file), kafka_config(settings), metrics=metrics
+    )
     try:
-        sink.run(stop)
+        asyncio.run(_host(sink, settings, metrics, ready_file))
     finally:
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
+
+
+async def _host(sink: Sink, settings: Settings, metrics: Metrics, ready_file: Path | None) -> None:
+    """Run the sink in a thread, and look after it in the loop."""
+    stop = threading.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop.set)
+
+    async def reading() -> str | None:
+        return None if sink.is_ready else "it has not claimed its partitions"
+
+    async def accepting() -> str | None:
+        return "the sink is stopping" if stop.is_set() else None
+
+    async with AsyncExitStack() as stack:
+        watchdog = stack.enter_context(
+            Watchdog(
+                lambda: [] if stop.is_set() else [sink.pulse()],
+                loop_patience=settings.watchdog_seconds or LEAST_SECONDS,
+            )
+        )
+        metrics.stalled = watchdog.stalled
+        if settings.health_port:
+            await stack.enter_async_context(
+                serving(
+                    settings.health_host,
+                    settings.health_port,
+                    metrics=metrics,
+                    live=watchdog.check,
+                    ready={"partitions": reading, "accepting": accepting},
+                )
+            )
+        if ready_file is not None:
+            await asyncio.to_thread(ready_file.touch)
+        await asyncio.to_thread(sink.run, stop)

@@ -40,8 +40,7 @@ POSTGRES: Final = "postgres"
 PLAYGROUND: Final = "playground"
 WORKER: Final = "worker"
 SINK: Final = "sink"
-_STOP_ORDER: Final = ((WORKER,), (SINK,), (PLAYGROUND, POSTGRES, BROKER))
-"""The sink goes after the roles, so that it has their last words."""
+_SERVERS: Final = (PLAYGROUND, POSTGRES, BROKER)
 
 _REACHABLE_SECONDS: Final = 10.0
 _START_SECONDS: Final = 60.0
@@ -64,6 +63,10 @@ class StackOptions:
     """The port of our own broker; a free one if not given."""
     postgres_port: int | None = None
     playground_port: int | None = None
+    processes: bool = False
+    """Whether each role has a process of its own, rather than one worker hosting them all."""
+    servers_only: bool = False
+    """Whether only broker, database and playground run, without roles and sink."""
     temporary: bool = False
     """Whether nothing is kept: Postgres does not wait for the disk, and its data go with it."""
     lane: str | None = None
@@ -88,12 +91,13 @@ class Stack:
         self._children: dict[str, LocalProcess] = {}
         self._parts: dict[str, Part] = {}
         self._record: RunningStack | None = None
+        self._workers: tuple[str, ...] = (WORKER,)
         self.topics = 0
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What runs where."""
-        names = (name for group in reversed(_STOP_ORDER) for name in reversed(group))
+        names = (name for group in reversed(self._stop_order()) for name in reversed(group))
         return tuple(self._parts[name] for name in names if name in self._parts)
 
     @property
@@ -133,7 +137,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stop what was started; nothing happens if nothing runs."""
-        for names in _STOP_ORDER:
+        for names in self._stop_order():
             children = [self._children[name] for name in names if name in self._children]
             _together(*(partial(self._end, child) for child in children))
         self._children.clear()
@@ -157,6 +161,10 @@ class Stack:
     ) -> None:
         self.stop()
 
+    def _stop_order(self) -> tuple[tuple[str, ...], ...]:
+        """The sink goes after the roles, so that it has their last words."""
+        return (self._workers[::-1], (SINK,), _SERVERS)
+
     def _start(self) -> None:
         options = self._options
         self._environment[PREFIX + "DRAIN_TIMEOUT"] = f"{_DRAIN_SECONDS:g}"
@@ -170,8 +178,12 @@ class Stack:
         settings = self.settings
         self._tell("creating topics, migrating the database")
         _together(partial(self._create_topics, settings), partial(_migrate, settings))
-        self._tell("starting the roles and the sink")
-        _together(partial(self._start_own, WORKER), partial(self._start_own, SINK))
+        if not options.servers_only:
+            self._tell("starting the roles and the sink")
+            _together(
+                *(partial(self._start_worker, name) for name in self._workers),
+                partial(self._start_own, SINK, SINK),
+            )
         self._record = RunningStack.of_this_process(self._state, self._environment, self.parts)
         self._record.publish()
 
@@ -244,25 +256,43 @@ class Stack:
             replication_factor=settings.replication_factor,
         )
         self.topics = len(topology.topics)
+        if self._options.processes:
+            consumers = (role for topic in topology.topics.values() for role in topic.consumers)
+            self._workers = tuple(role for role in dict.fromkeys(consumers) if role != SINK)
 
-    def _start_own(self, command: str) -> None:
+    def _start_worker(self, name: str) -> None:
+        """Start the worker of all roles, or that of the role ``name``."""
+        roles = ("--roles", name) if self._options.processes else ()
+        self._start_own(name, WORKER, *roles)
+
+    def _health_port(self, name: str) -> int:
+        """A port for each process: free ones, or in a row from the one that was given."""
+        first = self.settings.health_port
+        return first + (*self._workers, SINK).index(name) if first else free_port()
+
+    def _start_own(self, name: str, *command: str) -> None:
         """Start a process of our own that says when it is ready: ``worker`` or ``sink``."""
-        folder = self._state / command
+        folder = self._state / name
         ready_file = folder / "ready"
         ready_file.unlink(missing_ok=True)
+        port = self._health_port(name)
         child = LocalProcess(
-            f"the {command}",
+            f"the {name}",
             [
                 *(sys.executable, "-m", "ops.cli", "--state", str(self._state)),
-                *(command, "--ready-file", str(ready_file)),
+                *(*command, "--ready-file", str(ready_file)),
             ],
             folder=folder,
-            environment={**os.environ, **self._environment},
+            environment={
+                **os.environ,
+                **self._environment,
+                PREFIX + "HEALTH_PORT": str(port),
+            },
             ready=ready_file.exists,
             start_timeout=_START_SECONDS,
             stop_timeout=_STOP_SECONDS,
         )
-        self._run(child, command)
+        self._run(child, name, f"http://{self.settings.health_host}:{port}/metrics")
 
     def _run(self, child: LocalProcess, name: str, address: str | None = None) -> None:
         child.start()

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from rich import box
@@ -61,9 +62,15 @@ def where_things_are(stack: Stack) -> Table:
     for part in stack.parts:
         about = f"{stack.topics} topics" if part.name == "broker" else ""
         who = "" if part.pid is None else f"process {part.pid}"
-        table.add_row(part.name, part.address or about, ", ".join(filter(None, (about, who))))
+        log = "" if part.log is None else _shown(part.log, stack.state)
+        table.add_row(part.name, part.address, ", ".join(filter(None, (about, who, log))))
     table.add_row("data, logs", str(stack.state), "")
     return table
+
+
+def _shown(log: Path, state: Path) -> str:
+    """A log as seen from the folder of data and logs, where it lies there."""
+    return str(log.relative_to(state)) if log.is_relative_to(state) else str(log)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from agents.runtime import spec_of
 from agents.runtime.catalogue import load_catalogue
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.host import Declarations, hosting
+from agents.runtime.ledger.retention import check_retention
 from agents.runtime.settings import Settings, load_settings
 from agents.runtime.telemetry import configure_logging
 from agents.runtime.topology import load_topology
@@ -65,10 +66,13 @@ def load_declarations(settings: Settings) -> Declarations:
     """What topics.yaml and actions.yaml say.
 
     Raises:
-        ConfigurationError: A file has problems; all of them are named.
+        ConfigurationError: A file has problems, all of which are named; or the ledger would
+            forget what can still come again.
     """
+    topology = load_topology(settings.topics_file)
+    check_retention(settings.ledger_retention, topology)
     return Declarations(
-        topology=load_topology(settings.topics_file),
+        topology=topology,
         catalogue=load_catalogue(settings.actions_file, SETTINGS_MODELS),
     )
 

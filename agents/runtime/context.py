@@ -9,6 +9,7 @@ from uuid import UUID
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
+from agents.runtime.metrics import Metrics
 from agents.runtime.ports import Clock, Ledger
 from agents.runtime.settings import Settings
 from schemas import AgentMessage, Payload, compose
@@ -28,6 +29,7 @@ class Services:
     lane's verdicts."""
     random: Random = field(default_factory=Random)
     breakers: Breakers = field(default_factory=lambda: Breakers(SystemClock()))
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True, slots=True)

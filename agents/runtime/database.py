@@ -7,17 +7,20 @@ which is a bug.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection, errors, pq
+from psycopg.abc import PQGen
 from psycopg_pool import AsyncConnectionPool
 
 from agents.runtime.errors import ConfigurationError, DatabaseUnavailableError
 
 T = TypeVar("T")
+RV = TypeVar("RV")
 Row = tuple[Any, ...]
 Connection = AsyncConnection[Row]
 
@@ -30,11 +33,64 @@ _UNAVAILABLE: Final = (
     errors.IdleInTransactionSessionTimeout,
     errors.ReadOnlySqlTransaction,  # a standby answers where the primary was
 )
+_ANSWER_GRACE: Final = 5.0
+"""Seconds beyond the server's own time limit after which its answer is not waited for any more."""
+_LOOK_SECONDS: Final = 0.1
+"""How often a connection that waits looks at the time; psycopg's own default."""
 _CONFLICTS: Final = (errors.SerializationFailure, errors.DeadlockDetected)
 
 
 class ConflictError(Exception):
     """Another transaction was there first; raised by work that wants to be tried again."""
+
+
+class _Impatience:
+    """Gives up a server that hangs: it keeps no time limit, and its line looks alive."""
+
+    answer_timeout: float = 30.0
+    """Seconds that one answer may take."""
+    pgconn: pq.abc.PGconn
+
+    def allow(self, statement_timeout: float) -> None:
+        """Wait for a little longer than the server itself would let a statement run."""
+        self.answer_timeout = statement_timeout + _ANSWER_GRACE
+
+    def close_if_unanswered(self, error: psycopg.Error) -> None:
+        """Close the connection if the server has said nothing and still owes an answer."""
+        is_waiting = self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+        if is_waiting and error.sqlstate is None:
+            self.pgconn.finish()
+
+
+class ImpatientAsyncConnection(_Impatience, AsyncConnection[Row]):
+    """A connection that is closed when the server does not answer in time."""
+
+    async def wait(
+        self,
+        gen: PQGen[RV],
+        interval: float = _LOOK_SECONDS,
+        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
+    ) -> RV:
+        """Wait as psycopg does, but not for ever."""
+        try:
+            return await super().wait(gen, interval, timeout or self.answer_timeout)
+        except psycopg.OperationalError as error:
+            self.close_if_unanswered(error)
+            raise
+
+
+class ImpatientConnection(_Impatience, psycopg.Connection[Row]):
+    """As :class:`ImpatientAsyncConnection`, for a thread."""
+
+    def wait(
+        self, gen: PQGen[RV], interval: float = _LOOK_SECONDS, timeout: float | None = None
+    ) -> RV:
+        """Wait as psycopg does, but not for ever."""
+        try:
+            return super().wait(gen, interval, timeout or self.answer_timeout)
+        except psycopg.OperationalError as error:
+            self.close_if_unanswered(error)
+            raise
 
 
 class Database:
@@ -46,7 +102,8 @@ class Database:
         timeout: Seconds to wait for a server that does not answer, or for a free connection.
         statement_timeout: Seconds that a single statement may take, waiting for locks included;
             a transaction in which nothing happens is ended by the server after the same time, so
-            that a stopped process does not hold its locks for good.
+            that a stopped process does not hold its locks for good. A server that says nothing
+            for a little longer counts as away, and its connection is given up.
 
     Raises:
         ConfigurationError: The address is malformed.
@@ -76,7 +133,9 @@ class Database:
             configure=self._configure,
             open=False,
             name=application_name,
+            connection_class=ImpatientAsyncConnection,
         )
+        self._mending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the pool.
@@ -92,7 +151,19 @@ class Database:
 
     async def close(self) -> None:
         """Close the pool; connections in use are closed as they come back."""
+        if self._mending is not None:
+            self._mending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._mending
         await self._pool.close()
+
+    async def ping(self) -> None:
+        """Return when the server has answered.
+
+        Raises:
+            DatabaseUnavailableError: Postgres is away.
+        """
+        await self.fetch(b"SELECT 1")
 
     async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run ``work`` in one transaction; it may be run again from its start.
@@ -135,16 +206,35 @@ class Database:
         Raises:
             DatabaseUnavailableError: Postgres is away, or every connection stays in use.
         """
-        with translated_errors():
+        with self._translated():
             async with self._pool.connection() as connection:
                 yield connection
 
     async def _attempt(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        with translated_errors():
+        with self._translated():
             async with self._pool.connection() as connection, connection.transaction():
                 return await work(connection)
 
-    async def _configure(self, connection: AsyncConnection[Any]) -> None:
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Translate errors; when the server was away, look which connections have survived.
+
+        Otherwise each of them would fail somebody, long after the server has come back.
+        """
+        try:
+            with translated_errors():
+                yield
+        except DatabaseUnavailableError:
+            if self._mending is None or self._mending.done():
+                self._mending = asyncio.create_task(self._mend(), name="database-mending")
+            raise
+
+    async def _mend(self) -> None:
+        with contextlib.suppress(psycopg.Error):  # whoever comes next is told
+            await self._pool.check()
+
+    async def _configure(self, connection: ImpatientAsyncConnection) -> None:
+        connection.allow(self._statement_timeout)
         milliseconds = str(round(self._statement_timeout * 1000))
         await connection.execute(
             "SELECT set_config('TimeZone', 'UTC', false),"

@@ -18,6 +18,7 @@ A record is done, and so may be acked, when this returns: the broker has then co
 that it caused.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,6 +42,7 @@ from agents.runtime.errors import (
 )
 from agents.runtime.intake import read_request
 from agents.runtime.kafka import ProducerFatalError
+from agents.runtime.metrics import Ending, RoleMetrics
 from agents.runtime.ports import Clock, OutboxRow
 from agents.runtime.records import Record
 from agents.runtime.resilience import Backoff
@@ -57,11 +59,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Outage:
-    """Says once that what everything stands on is away, and once that it is back."""
+    """Says once that what everything stands on is away, and once that it is back.
 
-    def __init__(self, role: str) -> None:
+    It is back when something has gone through since the last failure: what had begun before may
+    just have been lucky.
+    """
+
+    def __init__(self, role: str, metrics: RoleMetrics | None = None) -> None:
         self._role = role
+        self._metrics = RoleMetrics() if metrics is None else metrics
         self._since: datetime | None = None
+        self.failures = 0
+        """How often Kafka or Postgres did not answer."""
 
     @property
     def is_on(self) -> bool:
@@ -70,15 +79,18 @@ class Outage:
 
     def begins(self, error: InfrastructureError, now: datetime) -> None:
         """Kafka or Postgres did not answer."""
+        self.failures += 1
         if self._since is None:
             self._since = now
+            self._metrics.is_away = True
             _log.warning("infrastructure_away", role=self._role, reason=str(error))
 
-    def ends(self, now: datetime) -> None:
-        """A record went through."""
-        if self._since is not None:
+    def ends(self, now: datetime, *, failures_before: int) -> None:
+        """Something went through that began when there had been so many failures."""
+        if self._since is not None and failures_before == self.failures:
             seconds = round((now - self._since).total_seconds(), 1)
             self._since = None
+            self._metrics.is_away = False
             _log.warning("infrastructure_back", role=self._role, after_seconds=seconds)
 
 
@@ -93,6 +105,7 @@ async def patiently(
     """
     wait = _SHORTEST_WAIT
     while True:
+        failures = outage.failures
         try:
             await deliver(record)
         except ProducerFatalError:
@@ -103,7 +116,7 @@ async def patiently(
             wait = min(wait * 2, _LONGEST_WAIT)
         else:
             if outage.is_on:
-                outage.ends(clock.now())
+                outage.ends(clock.now(), failures_before=failures)
             return
 
 
@@ -121,6 +134,7 @@ class Delivery:
         dead_letters: Where records go that cannot be handled.
         outage: Says when Kafka or Postgres is away.
         deadlines: Keeps the time limit of handlers.
+        metrics: What the role counts.
     """
 
     spec: RoleSpec
@@ -132,6 +146,7 @@ class Delivery:
     dead_letters: DeadLetterWriter
     outage: Outage
     deadlines: Deadlines
+    metrics: RoleMetrics = field(default_factory=RoleMetrics)
     _destinations: dict[tuple[type[Payload], str | None], str] = field(default_factory=dict)
 
     async def __call__(self, record: Record) -> None:
@@ -148,10 +163,12 @@ class Delivery:
                 emission = await self._handle(message)
                 await self.publish(emission, message, record.header(HEADER_TRACEPARENT))
                 self.dead_letters.note_success()
+                self.metrics.ok += 1
             except (TransientError, TimeoutError, ConnectionError) as error:
                 if attempt >= self.backoff.max_attempts:
                     await self._postpone(record, message, error)
                     return
+                self.metrics.retries += 1
                 await self.services.clock.sleep(self._pause(attempt, error))
                 attempt += 1
             except (InfrastructureError, TooManyDeadLettersError):
@@ -177,6 +194,7 @@ class Delivery:
                     correlation_id=str(message.correlation_id),
                 )
                 await self.publisher.send_all([later])
+                self.metrics.ended("delayed", _code(error))
                 return
         await self._give_up(record, message, error)
 
@@ -185,10 +203,14 @@ class Delivery:
 
     async def _handle(self, message: AgentMessage[Any]) -> Emission:
         context = Context(self.spec.name, message, self.services)
-        if self.spec.executor is not None:
-            # An executor's time limit is its step's; the policy around it keeps it.
-            return await self.handler(message.payload, context)
-        return await self.deadlines.limit(self.handler(message.payload, context))
+        began = time.perf_counter()
+        try:
+            if self.spec.executor is not None:
+                # An executor's time limit is its step's; the policy around it keeps it.
+                return await self.handler(message.payload, context)
+            return await self.deadlines.limit(self.handler(message.payload, context))
+        finally:
+            self.metrics.attempt_ended(time.perf_counter() - began)
 
     def _decode(self, record: Record) -> AgentMessage[Any]:
         lane = self.services.settings.lane
@@ -243,13 +265,7 @@ class Delivery:
     async def _give_up(
         self, record: Record, message: AgentMessage[Any] | None, error: Exception
     ) -> None:
-        code: ErrorCode = (
-            error.code
-            if isinstance(error, MillstreamError)
-            else "timeout"
-            if isinstance(error, TimeoutError)
-            else "bug"
-        )
+        code = _code(error)
         outcome = None if message is None else self._outcome(message, error, code)
         blameless = isinstance(error, PermanentError) and not isinstance(
             error, InvalidMessageError | RefusedMessageError
@@ -261,6 +277,8 @@ class Delivery:
         else:
             await self._end(outcome, record)
             self.dead_letters.note_success()
+        ending: Ending = "failed" if blameless and outcome is not None else "dead_letter"
+        self.metrics.ended(ending, code)
 
     async def _end(self, outcome: AgentMessage[Outcome] | None, record: Record) -> None:
         if outcome is not None:
@@ -300,6 +318,12 @@ class Delivery:
         return context.compose(outcome, _OUTCOME_INDEX)
 
 
+def _code(error: Exception) -> ErrorCode:
+    if isinstance(error, MillstreamError):
+        return error.code
+    return "timeout" if isinstance(error, TimeoutError) else "bug"
+
+
 def _unexpected(spec: RoleSpec, error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"{spec.name} did not answer in time."
@@ -316,6 +340,7 @@ class RecordDelivery:
     publisher: Publisher
     dead_letters: DeadLetterWriter
     outage: Outage
+    metrics: RoleMetrics = field(default_factory=RoleMetrics)
 
     async def __call__(self, record: Record) -> None:
         """Handle ``record``; returns when it may be acked."""
@@ -323,11 +348,15 @@ class RecordDelivery:
 
     async def _deliver(self, record: Record) -> None:
         try:
+            began = time.perf_counter()
             outgoing = await self.handler(record, self.services)
+            self.metrics.attempt_ended(time.perf_counter() - began)
             await self.publisher.send_all([outgoing])
             self.dead_letters.note_success()
+            self.metrics.ok += 1
         except InfrastructureError:
             raise
         except Exception as error:  # noqa: BLE001  # no exception leaves a handler
-            code = error.code if isinstance(error, MillstreamError) else "bug"
+            code = _code(error)
             await self.dead_letters.bury(record, error, code=code, attempt=delivery_attempt(record))
+            self.metrics.ended("dead_letter", code)

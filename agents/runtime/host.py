@@ -11,24 +11,27 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
+from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.context import Services
 from agents.runtime.database import Database
 from agents.runtime.dead_letters import DeadLetterWriter
 from agents.runtime.deadlines import Deadlines
+from agents.runtime.delays import LADDER
 from agents.runtime.delivery import Delivery, Outage, RecordDelivery
 from agents.runtime.errors import ConfigurationError, InfrastructureError
+from agents.runtime.health import Check, Ping, serving
 from agents.runtime.kafka import KafkaConfig, Producer
 from agents.runtime.kafka_admin import KafkaAdmin
 from agents.runtime.ledger.postgres import PostgresLedger
+from agents.runtime.metrics import Metrics
 from agents.runtime.records import Record
-from agents.runtime.resilience import Backoff
+from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
+from agents.runtime.watchdog import LEAST_SECONDS, Watchdog
 from agents.runtime.worker import Subscription, Worker
 from schemas.envelope import HEADER_MESSAGE_ID
 
@@ -39,7 +42,6 @@ _AT_ONCE = 256
 _WAITING = 4096
 """Records that the delayer holds at the same time: more than there are places in `_place`."""
 _SIDE_BY_SIDE = 64
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def kafka_config(settings: Settings) -> KafkaConfig:
         session_timeout=settings.kafka_session_timeout,
         fetch_wait_ms=settings.kafka_fetch_wait_ms,
         idempotence=settings.kafka_idempotence,
+        group_instance_id=settings.group_instance_id,
     )
 
 
@@ -115,9 +118,13 @@ async def hosting(
     topic_ids = await asyncio.to_thread(_topic_ids, settings, kafka, declarations.topology, specs)
     async with AsyncExitStack() as stack:
         database = Database(
-            settings.database_url.get_secret_value(), pool_size=settings.database_pool_size
+            settings.database_url.get_secret_value(),
+            pool_size=settings.database_pool_size,
+            statement_timeout=settings.database_timeout,
         )
-        ledger = PostgresLedger(database)
+        metrics = Metrics()
+        clock = SystemClock()
+        ledger = PostgresLedger(database, clock, metrics)
         await ledger.start()
         stack.push_async_callback(ledger.close)
         producer = Producer(kafka)
@@ -126,7 +133,9 @@ async def hosting(
             settings=settings,
             catalogue=declarations.catalogue,
             ledger=ledger,
-            clock=SystemClock(),
+            clock=clock,
+            breakers=Breakers(clock, on_change=metrics.breaker_changed),
+            metrics=metrics,
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
         )
         deliveries = [
@@ -135,9 +144,10 @@ async def hosting(
         ]
         worker = Worker(
             kafka,
-            [_subscription(delivery, declarations.topology) for delivery in deliveries],
+            [_subscription(each, declarations.topology, kafka) for each in deliveries],
             drain_timeout=settings.drain_timeout,
         )
+        await _watch_over(worker, services, database, stack)
         tickers = [
             asyncio.create_task(_tick(delivery, worker), name=f"ticker-{delivery.spec.name}")
             for delivery in deliveries
@@ -183,9 +193,10 @@ async def _delivery(
         publisher=producer,
         limit=services.settings.dead_letter_limit,
     )
-    outage = Outage(spec.name)
+    metrics = services.metrics.role(spec.name)
+    outage = Outage(spec.name, metrics)
     if spec.records is not None:
-        return RecordDelivery(spec, spec.records, services, producer, dead_letters, outage)
+        return RecordDelivery(spec, spec.records, services, producer, dead_letters, outage, metrics)
     handler = spec.handler
     if spec.lifespan is not None:
         handler = await stack.enter_async_context(spec.lifespan(services))
@@ -198,11 +209,68 @@ async def _delivery(
         backoff=Backoff(),
         dead_letters=dead_letters,
         outage=outage,
+        metrics=metrics,
         deadlines=Deadlines(services.settings.handler_timeout),
     )
 
 
-def _subscription(delivery: Delivery | RecordDelivery, topology: Topology) -> Subscription:
+async def _watch_over(
+    worker: Worker, services: Services, database: Database, stack: AsyncExitStack
+) -> None:
+    """Start the watchdog, and the health port where one is wanted."""
+    settings = services.settings
+    watchdog = stack.enter_context(
+        Watchdog(worker.pulses, loop_patience=settings.watchdog_seconds or LEAST_SECONDS)
+    )
+    services.metrics.stalled = watchdog.stalled
+    if settings.health_port:
+        await stack.enter_async_context(
+            serving(
+                settings.health_host,
+                settings.health_port,
+                metrics=services.metrics,
+                live=watchdog.check,
+                ready=_readiness(worker, database),
+            )
+        )
+
+
+def _readiness(worker: Worker, database: Database) -> dict[str, Check]:
+    async def partitions() -> str | None:
+        waiting = worker.waiting_roles
+        return f"none yet for {', '.join(waiting)}" if waiting else None
+
+    async def accepting() -> str | None:
+        return "the worker is stopping" if worker.is_stopping else None
+
+    return {"partitions": partitions, "ledger": Ping(database.ping), "accepting": accepting}
+
+
+def _patience(spec: RoleSpec, services: Services, kafka: KafkaConfig) -> float:
+    """Seconds within which some attempt of the role ends, unless it hangs.
+
+    An attempt that fails ends, too; so between two ends there is at most one of the longest
+    pauses between retries, one of the longest attempts, and one wait for the broker.
+    """
+    settings = services.settings
+    if settings.watchdog_seconds is not None:
+        return settings.watchdog_seconds
+    if spec.records is not None:
+        attempt = max(delay.total_seconds() for _, delay in LADDER)
+    elif spec.executor is not None:
+        actions = services.catalogue.actions.values()
+        timeouts = [each.timeout for each in actions if each.executor == spec.executor]
+        # It may wait for another process' lease to end before it begins.
+        attempt = 2 * max(timeouts, default=0.0) + settings.effect_lease_margin
+    else:
+        attempt = settings.handler_timeout
+    longest = LONGEST_WAIT * (1 + JITTER) + attempt + kafka.delivery_timeout
+    return max(longest, LEAST_SECONDS)
+
+
+def _subscription(
+    delivery: Delivery | RecordDelivery, topology: Topology, kafka: KafkaConfig
+) -> Subscription:
     spec, settings = delivery.spec, delivery.services.settings
     topics = topology.consumed_by(spec.name)
     key_of: Callable[[Record], bytes | None]
@@ -218,6 +286,8 @@ def _subscription(delivery: Delivery | RecordDelivery, topology: Topology) -> Su
         key_of=key_of,
         window=settings.window,
         concurrency=concurrency,
+        metrics=delivery.metrics,
+        patience=_patience(spec, delivery.services, kafka),
     )
 
 
@@ -242,13 +312,15 @@ async def _tick(delivery: Delivery, worker: Worker) -> None:
     services, ticker = delivery.services, delivery.spec.ticker
     if ticker is None:
         raise ValueError(f"role {delivery.spec.name} has no ticker")
-    number = 0
+    number, outage = 0, delivery.outage
     while True:
+        failures = outage.failures
         try:
             await delivery.publish(await ticker(services, number), None, None)
             number += 1
+            outage.ends(services.clock.now(), failures_before=failures)
         except InfrastructureError as error:
-            _log.warning("infrastructure_away", role=delivery.spec.name, error=str(error))
+            outage.begins(error, services.clock.now())
         except Exception as error:  # noqa: BLE001  # a broken ticker ends the worker
             worker.crash(error)
             return

@@ -7,27 +7,15 @@ belong to one thread: librdkafka may block for good when a consumer is called fr
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
-from agents.runtime.kafka import ConsumerFatalError
+from agents.runtime.kafka import ConsumerFatalError, is_fatal, record_of
 from agents.runtime.records import Record, TopicPartition
 
 _log = logging.getLogger(__name__)
-
-_FATAL_CODES: Final = frozenset(
-    {
-        KafkaError._FATAL,  # noqa: SLF001 - the underscore marks librdkafka's own error codes
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 - as above
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.INCONSISTENT_GROUP_PROTOCOL,
-        KafkaError.FENCED_INSTANCE_ID,
-        KafkaError.UNSUPPORTED_SASL_MECHANISM,
-    }
-)
 
 
 class BatchConsumer:
@@ -92,7 +80,7 @@ class BatchConsumer:
             if (problem := message.error()) is not None:
                 self._complain(problem)
             else:
-                records.append(_record(message))
+                records.append(record_of(message))
         if self._fatal is not None:
             raise ConsumerFatalError(f"cannot read: {self._fatal.str()}")
         if records:
@@ -168,24 +156,8 @@ class BatchConsumer:
     def _complain(self, error: KafkaError) -> None:
         """Say once what is wrong, until records come again. Runs within ``consume``."""
         code = error.code()
-        if error.fatal() or code in _FATAL_CODES:
+        if is_fatal(error):
             self._fatal = error
         elif code not in self._complaints:
             self._complaints.add(code)
             _log.warning("kafka consumer: %s (the client goes on by itself)", error.str())
-
-
-def _record(message: confluent_kafka.Message) -> Record:
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    if topic is None or partition is None or offset is None:
-        raise ConsumerFatalError("the client returned a record without its place")
-    headers = message.headers()
-    return Record(
-        topic,
-        partition,
-        offset,
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-        tuple(headers) if headers else (),  # type: ignore[arg-type] # read headers are pairs of str and bytes
-    )

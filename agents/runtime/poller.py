@@ -89,6 +89,14 @@ class Poller:
         self._progress = threading.Event()
         self._delivering = True
         self._stopping = False
+        self._told_to_stop = False
+        # Written by the thread, for whoever wants to know how it is.
+        #: How often it has come round.
+        self.turns = 0
+        #: Whether handlers have not finished all that was handed over.
+        self.is_busy = False
+        #: How many records are handed over and not covered by a committed offset.
+        self.uncommitted = 0
         # Everything below belongs to the thread.
         self._windows: dict[TopicPartition, PartitionWindow] = {}
         self._epoch = 0
@@ -98,6 +106,12 @@ class Poller:
         self._fatal: KafkaError | None = None
         self._consumer: confluent_kafka.Consumer
         self._thread: threading.Thread | None = None
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the thread has ended, although nobody told it to."""
+        thread = self._thread
+        return thread is not None and not self._told_to_stop and not thread.is_alive()
 
     def start(self, topics: Iterable[str]) -> None:
         """Start the thread and join the group for ``topics``."""
@@ -118,7 +132,7 @@ class Poller:
     def stop(self) -> None:
         """Commit what is finished, leave the group and end; ``on_closed`` tells when."""
         self._delivering = False
-        self._stopping = True
+        self._told_to_stop = self._stopping = True
         self._progress.set()
 
     # What follows runs in the poll thread.
@@ -175,6 +189,10 @@ class Poller:
             if batches:
                 self._call_loop(self._listener.on_batches, batches)
         self._pause_and_resume()
+        windows = self._windows.values()
+        self.is_busy = any(window.busy for window in windows)
+        self.uncommitted = sum(window.uncommitted for window in windows)
+        self.turns += 1
 
     def _read(self) -> None:
         """Serve callbacks and take in a burst of records, or one when no partition wants more."""

@@ -5,6 +5,7 @@ returned, so a commit never passes unfinished work.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -26,11 +27,12 @@ def record_key(record: Record) -> bytes | None:
 class _Entry:
     """A record and whether its handler has returned."""
 
-    __slots__ = ("done", "ledger", "record")
+    __slots__ = ("done", "ledger", "record", "taken_at")
 
-    def __init__(self, record: Record, ledger: "_Ledger") -> None:
+    def __init__(self, record: Record, ledger: "_Ledger", taken_at: float) -> None:
         self.record = record
         self.ledger = ledger
+        self.taken_at = taken_at
         self.done = False
 
 
@@ -89,6 +91,8 @@ class KeyedPool:
         self._runners: set[asyncio.Task[None]] = set()
         self._unstarted = 0
         self._unreported: list[_Ledger] = []
+        #: How many handlers have ended, however they did.
+        self.ended = 0
         self._handler_ended = asyncio.Event()
         self._halted = False
 
@@ -101,6 +105,12 @@ class KeyedPool:
     def unfinished(self) -> int:
         """How many records were taken and are not covered by a reported offset."""
         return sum(len(ledger.entries) for ledger in self._ledgers.values())
+
+    @property
+    def oldest_seconds(self) -> float:
+        """How long ago the oldest of them was taken; 0 if there is none."""
+        taken = [ledger.entries[0].taken_at for ledger in self._ledgers.values() if ledger.entries]
+        return time.monotonic() - min(taken) if taken else 0.0
 
     def assign(self, partition: TopicPartition, epoch: int) -> None:
         """Accept records of ``partition`` that carry ``epoch``, from now on."""
@@ -118,11 +128,12 @@ class KeyedPool:
             return
         entries, queues, ready, key_of = ledger.entries, self._queues, self._ready, self._key_of
         last = entries[-1].record.offset if entries else -1
+        now = time.monotonic()
         for record in batch.records:
             if record.offset <= last:
                 raise ValueError(f"{batch.partition}: offset {record.offset} came after {last}")
             last = record.offset
-            entry = _Entry(record, ledger)
+            entry = _Entry(record, ledger, now)
             entries.append(entry)
             key = key_of(record)
             if key is None:
@@ -248,6 +259,7 @@ class KeyedPool:
             self._schedule_report(entry)
         finally:
             ledger.running.discard(task)
+            self.ended += 1
             self._handler_ended.set()
 
     def _schedule_report(self, entry: _Entry) -> None:

@@ -167,3 +167,21 @@ class Ledger(Protocol):
         recorded stays.
         """
         ...
+
+    async def sweep(self, *, lane: str, before: datetime, limit: int) -> int:
+        """Delete a batch of what executions left behind that ended before ``before``.
+
+        With a run go its inbox entries, verdicts and effects; what was recorded before then of
+        executions that have no run goes too. Nothing goes of an execution that is open, that is
+        ``unknown``, that has an effect which is ``started`` or ``unknown``, or that has messages
+        in the outbox. Rows that somebody holds are left for another time.
+
+        Args:
+            lane: Whose ledger.
+            before: Executions that have changed since are kept.
+            limit: How many inbox entries, or how many verdicts, one batch takes at most.
+
+        Returns:
+            How many rows were deleted; 0 when nothing is left to delete.
+        """
+        ...

@@ -6,6 +6,7 @@ setting that is silently ignored is worse than none.
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,6 +14,7 @@ from typing import Annotated, Final
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from agents.runtime.declarations import Duration
 from agents.runtime.errors import ConfigurationError
 from schemas.base import Lane
 
@@ -24,7 +26,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class Settings(BaseSettings):
-    """Everything that differs between deployments. Durations are in seconds."""
+    """Everything that differs between deployments. Durations that are numbers are in seconds."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True
@@ -40,11 +42,17 @@ class Settings(BaseSettings):
     kafka_session_timeout: Annotated[float, Field(ge=1, le=1800)] = 30.0
     kafka_fetch_wait_ms: Annotated[int, Field(ge=1, le=5000)] = 500
     """How long the broker may hold back an empty fetch; 20 on the embedded broker."""
+    group_instance_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")] | None = None
+    """Names this process in its consumer groups over restarts, such as a pod of a StatefulSet; no
+    two processes may have the same. A restart within the session timeout then takes its partitions
+    back at once; in return a process that leaves for good is missed only after that time."""
     kafka_idempotence: bool = True
     """Whether producers number their records, so that their own retries neither repeat nor reorder;
     off on the embedded broker, which forgets the numbers when it restarts and then refuses them."""
     database_url: SecretStr = SecretStr("postgresql://postgres@127.0.0.1:5432/millstream")
     database_pool_size: Annotated[int, Field(ge=1, le=100)] = 4
+    database_timeout: Annotated[float, Field(ge=0.5)] = 30.0
+    """How long Postgres may take over one statement; what takes longer counts as away."""
     lane: Lane = ""
     """The prefix of every topic and group; empty for production, else it ends in a dot."""
     topics_file: Path = ROOT / "topics.yaml"
@@ -59,12 +67,23 @@ class Settings(BaseSettings):
     """Records in a row that a role may fail on before its worker stops."""
     drain_timeout: Annotated[float, Field(gt=0)] = 10.0
     """How long in-flight work may take to finish when the process is told to stop."""
+    watchdog_seconds: Annotated[float, Field(ge=1)] | None = None
+    """How long a process may make no progress before it ends itself. If not given, longer than its
+    longest attempt may take, with the pause before it and the wait for a broker that is away, and
+    at least two minutes; a shorter time takes a broker that is away for a hang."""
+    health_host: str = "127.0.0.1"
+    """Where /livez, /readyz and /metrics are answered; 0.0.0.0 in a container."""
+    health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """The port for that; 0 for none."""
     effect_lease_margin: Annotated[float, Field(gt=0)] = 15.0
     """How much longer than its timeout an executor's claim on an effect lives."""
     router_tick: Annotated[float, Field(gt=0)] = 0.25
     """How often the router looks for runs that want to be woken and for unsent messages."""
     outbox_sweep_age: Annotated[float, Field(gt=0)] = 5.0
     """How old an unsent message must be before somebody else publishes it."""
+    ledger_retention: Duration = timedelta(days=45)
+    """How long the ledger remembers an execution that has ended, such as ``45d``; longer than any
+    of its messages can come back, see :mod:`agents.runtime.ledger.retention`."""
     playground_url: str = "http://127.0.0.1:8099"
     """Where the shipped catalogue's HTTP actions go."""
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"

@@ -21,6 +21,8 @@ _CREDENTIALS_IN_URL: Final = re.compile(
 _REPLACEMENT: Final = "[redacted]"
 #: These speak at info about every partition and request; what matters in them is at warning.
 _CHATTY: Final = ("faust", "mode", "aiokafka", "httpx", "httpcore", "alembic", "librdkafka")
+_REPETITIVE: Final = ("psycopg",)
+"""Warn of every connection that is lost; we say once that Postgres is away."""
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -71,6 +73,8 @@ def configure_logging(
     root.setLevel(threshold)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    for name in _REPETITIVE:
+        logging.getLogger(name).setLevel(max(threshold, logging.ERROR))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -178,6 +178,11 @@ class BatchConsumer(DetachedConsumer):
         """Pass on that the pool has finished everything before ``next_offset``."""
         self._poller.finished(partition, epoch, next_offset)
 
+    @property
+    def poller(self) -> Poller:
+        """The poll thread, to see how it is."""
+        return self._poller
+
     def stop_delivery(self) -> None:
         """Bring no more records; commits go on."""
         self._poller.pause()

@@ -55,6 +55,7 @@ class PartitionWindow:
         "_spans",
         "epoch",
         "finished",
+        "handed_over",
         "partition",
         "paused",
         "uncommitted",
@@ -70,6 +71,8 @@ class PartitionWindow:
         self.uncommitted = 0
         #: Next offset to commit, as far as handlers have finished, or None before the first.
         self.finished: int | None = None
+        #: Next offset to hand over, or None before the first.
+        self.handed_over: int | None = None
         self._requested: int | None = None
         self._limit = limit
         self._backlog: deque[Record] = deque()
@@ -104,6 +107,11 @@ class PartitionWindow:
         return bool(self._backlog)
 
     @property
+    def busy(self) -> bool:
+        """Whether handlers have not finished all that was handed over."""
+        return self.handed_over != self.finished
+
+    @property
     def crowded(self) -> bool:
         """Whether half the permits are out and a commit would bring some back."""
         return self.uncommitted * 2 >= self._limit and self.dirty
@@ -136,6 +144,7 @@ class PartitionWindow:
             span = records[start : start + step]
             self._spans.append((span[-1].offset, len(span)))
         self.uncommitted += len(records)
+        self.handed_over = records[-1].offset + 1
         return records
 
     def commit_requested(self) -> int | None:

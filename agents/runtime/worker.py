@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from faust import Stream
@@ -17,9 +17,11 @@ from faust.types import StreamT
 
 from agents.runtime.errors import KafkaUnavailableError
 from agents.runtime.kafka import KafkaConfig
+from agents.runtime.metrics import Load, RoleMetrics
 from agents.runtime.pool import KeyedPool, record_key
 from agents.runtime.records import Record, TopicPartition
 from agents.runtime.transport import BatchConsumer, Delivery, DeliveryApp
+from agents.runtime.watchdog import LEAST_SECONDS, Pulse
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Subscription:
         key_of: What must stay in order.
         window: Most records of a partition that a crash can repeat.
         concurrency: Most handlers that run at the same time.
+        metrics: What the role counts.
+        patience: Seconds without the end of an attempt that count as a hang.
     """
 
     role: str
@@ -52,6 +56,8 @@ class Subscription:
     key_of: Callable[[Record], bytes | None] = record_key
     window: int = 1000
     concurrency: int = 256
+    metrics: RoleMetrics = field(default_factory=RoleMetrics)
+    patience: float = LEAST_SECONDS
 
 
 class _Station:
@@ -77,6 +83,7 @@ class _Station:
             kafka, subscription, self.pool, revoke_grace=revoke_grace, on_crash=on_crash
         )
         self._on_crash = on_crash
+        subscription.metrics.load = self._load
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -87,6 +94,27 @@ class _Station:
 
     def _finished(self, partition: TopicPartition, epoch: int, next_offset: int) -> None:
         self.consumer.finished(partition, epoch, next_offset)
+
+    def pulse(self) -> Pulse:
+        """How this subscription is now."""
+        poller, metrics = self.consumer.poller, self.subscription.metrics
+        return Pulse(
+            role=self.subscription.role,
+            attempts=metrics.attempts + self.pool.ended,
+            has_work=poller.is_busy,
+            is_away=metrics.is_away,
+            turns=poller.turns or None,
+            poll_thread_is_dead=poller.is_dead,
+            patience=self.subscription.patience,
+        )
+
+    def _load(self) -> Load:
+        return Load(
+            running=self.pool.running,
+            unfinished=self.pool.unfinished,
+            uncommitted=self.consumer.poller.uncommitted,
+            oldest_seconds=self.pool.oldest_seconds,
+        )
 
     def start(self) -> None:
         # Faust's start returns after the first assignment, which a broker that is away delays.
@@ -159,6 +187,8 @@ def _new_app(
         *subscription.topics, key_serializer="raw", value_serializer="raw", acks=False
     )
 
+    consumed = subscription.metrics.consumed
+
     @app.agent(topic, name=subscription.role)
     async def deliver(stream: StreamT[Any]) -> None:
         try:
@@ -166,6 +196,7 @@ def _new_app(
                 batch = event.value
                 if not batch.taken:  # Faust may bring a batch twice around a rebalance
                     batch.taken = True
+                    consumed[batch.partition[0]] += len(batch.records)
                     pool.submit(batch)
         except Exception as error:  # noqa: BLE001 - Faust would restart the agent and lose the batch
             on_crash(error)
@@ -232,13 +263,26 @@ class Worker:
             stopping.cancel()
         if self._crash is not None:
             raise self._crash
-        waiting = [
-            each.subscription.role for each in self._stations if not each.consumer.ready.is_set()
-        ]
-        if waiting:
+        if waiting := self.waiting_roles:
             raise KafkaUnavailableError(
                 f"no partitions after {timeout:g} s for {', '.join(waiting)}"
             )
+
+    @property
+    def waiting_roles(self) -> list[str]:
+        """Roles that have not been given their partitions yet."""
+        ready = {each.subscription.role for each in self._stations if each.consumer.ready.is_set()}
+        roles = (each.role for each in self._subscriptions)
+        return [role for role in roles if role not in ready]
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the worker drains or has ended."""
+        return self._wanted_stop.is_set()
+
+    def pulses(self) -> list[Pulse]:
+        """What the watchdog looks at; nothing once the worker stops, which has its own limits."""
+        return [] if self.is_stopping else [each.pulse() for each in self._stations]
 
     async def _all_assigned(self) -> bool:
         for station in self._stations:

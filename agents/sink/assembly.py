@@ -8,10 +8,12 @@ from agents.runtime.codec import decode
 from agents.runtime.intake import read_request
 from agents.runtime.kafka import KafkaConfig
 from agents.runtime.kafka_admin import KafkaAdmin
+from agents.runtime.metrics import Metrics
 from agents.runtime.records import Record
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
 from agents.runtime.topology.topics import SINK
+from agents.runtime.watchdog import LEAST_SECONDS
 from agents.sink.batch import Decode
 from agents.sink.consumer import Sink, SinkOptions
 from schemas import AgentMessage, ExecutionRequest, Payload
@@ -24,6 +26,7 @@ def assemble_sink(
     kafka: KafkaConfig,
     *,
     options: SinkOptions | None = None,
+    metrics: Metrics | None = None,
 ) -> Sink:
     """A sink for every topic that topics.yaml gives to ``sink``."""
     lane = settings.lane
@@ -46,7 +49,15 @@ def assemble_sink(
         topic_ids=topic_ids,
         kafka=kafka,
         database_url=settings.database_url.get_secret_value(),
-        options=options,
+        options=options or _options(settings),
+        metrics=metrics,
+    )
+
+
+def _options(settings: Settings) -> SinkOptions:
+    return SinkOptions(
+        database_timeout=settings.database_timeout,
+        patience=settings.watchdog_seconds or LEAST_SECONDS + settings.database_timeout,
     )
 
 

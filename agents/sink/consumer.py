@@ -25,13 +25,16 @@ import structlog
 from agents.runtime.errors import InfrastructureError, InvalidMessageError
 from agents.runtime.kafka import ConsumerFatalError, KafkaConfig
 from agents.runtime.kafka_consumer import BatchConsumer
+from agents.runtime.metrics import Metrics
 from agents.runtime.records import Record, TopicPartition
+from agents.runtime.watchdog import LEAST_SECONDS, Pulse
 from agents.sink.batch import Batch, Decode, Sorter
 from agents.sink.store import Claim, FencedError, Store, UnstorableError
 
 TopicIds = Callable[[], Mapping[str, str | None]]
 """Asks the broker for the id of every topic; raises ``KafkaUnavailableError``."""
 
+_ROLE: Final = "sink"
 _WAITING_SECONDS: Final = 0.1
 """How long one poll may take while there is nothing to read."""
 _LOOKAHEAD: Final = timedelta(days=7)
@@ -52,6 +55,10 @@ class SinkOptions:
     """How often a busy sink asks whether its topics are still the same ones."""
     first_retry: float = 0.2
     last_retry: float = 5.0
+    database_timeout: float = 30.0
+    """How long Postgres may take over one statement."""
+    patience: float = LEAST_SECONDS
+    """How long the sink may be at one thing before it counts as a hang."""
     """While Postgres is away it is tried after ``first_retry``, then at doubled intervals up to
     ``last_retry``."""
 
@@ -70,6 +77,7 @@ class Sink:
         kafka: How to reach the broker.
         database_url: Where history is.
         options: Sizes and durations.
+        metrics: What it counts.
     """
 
     def __init__(
@@ -83,6 +91,7 @@ class Sink:
         kafka: KafkaConfig,
         database_url: str,
         options: SinkOptions | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._lane = lane
         self._topics = list(topics)
@@ -91,6 +100,10 @@ class Sink:
         self._kafka = kafka
         self._database_url = database_url
         self._options = options or SinkOptions()
+        self._metrics = metrics or Metrics()
+        self._role = self._metrics.role(_ROLE)
+        self._turns = 0
+        self._stands_by = False
         self._store: Store | None = None
         self._generation = -1
         self._claims: dict[TopicPartition, Claim] = {}
@@ -123,7 +136,25 @@ class Sink:
                 consumer.commit(self._positions)
         _log.info("sink_stopped", lane=self._lane)
 
+    def pulse(self) -> Pulse:
+        """How the sink is, for the watchdog; may be called in any thread."""
+        return Pulse(
+            role=_ROLE,
+            attempts=self._turns,
+            has_work=True,  # a turn ends soon, also where there is nothing to read
+            is_away=self._role.is_away,
+            turns=None,
+            poll_thread_is_dead=False,
+            patience=self._options.patience,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it reads, or stands by since the group has no partitions left for it."""
+        return bool(self._claims) or self._stands_by
+
     def _turn(self, consumer: BatchConsumer) -> None:
+        self._turns += 1
         try:
             if self._claims:
                 self._read(consumer)
@@ -141,6 +172,7 @@ class Sink:
     def _wait(self, consumer: BatchConsumer) -> None:
         """Keep the membership alive, and begin as soon as there is something to read."""
         consumer.poll(1, _WAITING_SECONDS)
+        self._stands_by = consumer.generation > 0 and not consumer.assignment
         if consumer.assignment and time.monotonic() >= self._retry_at:
             self._claim(consumer)
 
@@ -148,16 +180,21 @@ class Sink:
         self._topic_ids = self._ask_topic_ids()
         self._checked_at = time.monotonic()
         if self._store is None:
-            self._store = Store(self._database_url, lane=self._lane)
+            self._store = Store(
+                self._database_url,
+                lane=self._lane,
+                statement_timeout=self._options.database_timeout,
+            )
         self._add_partitions(self._store)
         claims = self._store.claim(consumer.assignment, self._topic_ids)
         self._positions = {partition: claim.position for partition, claim in claims.items()}
         consumer.start(self._positions)
         self._claims = claims
         self._generation = consumer.generation
-        if self._retry_delay:
-            _log.info("sink_resumed")
+        if self._role.is_away:
+            _log.warning("infrastructure_back", role=_ROLE)
         self._retry_delay = 0.0
+        self._role.is_away = False
         _log.info("sink_claimed", partitions=len(claims))
 
     def _read(self, consumer: BatchConsumer) -> None:
@@ -173,7 +210,9 @@ class Sink:
             consumer.pause()
             self._claims = {}
             return
+        began = time.perf_counter()
         self._write(records)
+        self._metrics.sink_batches.ended(len(records), time.perf_counter() - began)
         self._commit(consumer)
 
     def _is_suspicious(self, records: Sequence[Record]) -> bool:
@@ -216,6 +255,7 @@ class Sink:
             self._add_partitions(self._store)
         self._store.write(batch, self._claims)
         self._positions.update(batch.positions)
+        self._count(batch)
         if batch.unreadable:
             first = batch.unreadable[0]
             _log.warning(
@@ -226,6 +266,14 @@ class Sink:
                 offset=first.offset,
                 reason=first.reason,
             )
+
+    def _count(self, batch: Batch) -> None:
+        rows = self._metrics.sink_rows
+        rows["events"] += len(batch.events)
+        rows["executions"] += len(batch.model.executions)
+        rows["steps"] += len(batch.model.steps)
+        rows["dead_letters"] += len(batch.dead_letters)
+        rows["unreadable"] += len(batch.unreadable)
 
     def _add_partitions(self, store: Store) -> None:
         today = datetime.now(UTC).date()
@@ -243,8 +291,9 @@ class Sink:
 
     def _interrupt(self, consumer: BatchConsumer, error: InfrastructureError) -> None:
         """Read nothing and try again later; what was not written is read again then."""
-        if not self._retry_delay:
-            _log.warning("sink_interrupted", code=error.code, reason=error.reason)
+        if not self._role.is_away:
+            _log.warning("infrastructure_away", role=_ROLE, reason=error.reason)
+        self._role.is_away = True
         consumer.pause()
         self._claims = {}
         self._disconnect()

@@ -11,7 +11,7 @@ import psycopg
 import structlog
 from psycopg import errors
 
-from agents.runtime.database import conninfo, translated_errors
+from agents.runtime.database import ImpatientConnection, conninfo, translated_errors
 from agents.runtime.errors import DatabaseUnavailableError, InfrastructureError
 from agents.runtime.queries import load_queries
 from agents.runtime.records import TopicPartition
@@ -58,7 +58,8 @@ class Store:
         lane: Whose history it is.
         timeout: Seconds to wait for a server that does not answer.
         statement_timeout: Seconds that one statement may take; a transaction in which nothing
-            happens for as long is ended by the server.
+            happens for as long is ended by the server. One that says nothing for a little longer
+            counts as away.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class Store:
     ) -> None:
         self._lane = lane
         with translated_errors():
-            self._connection = psycopg.connect(
+            self._connection = ImpatientConnection.connect(
                 conninfo(url, timeout=timeout, application_name="millstream-sink"),
                 autocommit=True,
                 prepare_threshold=1,
             )
+            self._connection.allow(statement_timeout)
             milliseconds = str(round(statement_timeout * 1000))
             self._connection.execute(
                 "SELECT set_config('statement_timeout', %(limit)s, false),"

@@ -6,6 +6,7 @@ the character and a string for the number. The record on the topic is not touche
 """
 
 import base64
+import contextlib
 import json
 import math
 from typing import Any, Final
@@ -40,17 +41,20 @@ def jsonb(value: Any) -> str:
 
 
 def headers_json(headers: Headers) -> str:
-    """Record headers as a list of pairs; a value that is no UTF-8 is ``{"base64": "..."}``."""
+    """Record headers as a list of pairs.
+
+    A value that is no text which Postgres can keep is ``{"base64": "..."}``.
+    """
     return jsonb([[name, _header_value(value)] for name, value in headers])
 
 
 def _header_value(value: bytes | None) -> Any:
     if value is None:
         return None
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(value).decode()}
+    if b"\0" not in value:
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
+    return {"base64": base64.b64encode(value).decode()}
 
 
 def _storable(value: Any) -> Any:

@@ -5,7 +5,7 @@ router's documents are JSON kept as ``text``: they come back byte for byte, noth
 the way, and a cast (``document::json``) makes them readable to a person.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -60,6 +60,7 @@ inbox: Final = Table(
     Column("at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("lane", "event_id"),
     CheckConstraint("(refusal_code IS NULL) = (refusal_reason IS NULL)", name="refusal"),
+    Index(None, "lane", "at"),
     schema=SCHEMA,
     comment="The events that the router has taken or refused",
 )
@@ -92,6 +93,7 @@ verdicts: Final = Table(
     Column("recorded_at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("lane", "plan_id"),
     CheckConstraint("decision IN ('approved', 'needs_approval', 'denied')", name="decision"),
+    Index(None, "lane", "recorded_at"),
     schema=SCHEMA,
     comment="The one verdict on each plan",
 )
@@ -117,4 +119,48 @@ effects: Final = Table(
     CheckConstraint("status IN ('started', 'done', 'failed', 'unknown')", name="status"),
     schema=SCHEMA,
     comment="What executors did, or may have done",
+)
+
+
+def _dead_letter_columns() -> list[Column[Any]]:
+    """Which dead letter is meant: the key of ``history.dead_letters``."""
+    return [
+        Column("lane", Text, nullable=False),
+        Column("origin_topic_id", Text, nullable=False),
+        Column("origin_partition", Integer, nullable=False),
+        Column("origin_offset", BigInteger, nullable=False),
+        Column("role", Text, nullable=False),
+    ]
+
+
+_DEAD_LETTER: Final = ("lane", "origin_topic_id", "origin_partition", "origin_offset", "role")
+
+redrives: Final = Table(
+    "redrives",
+    metadata,
+    *_dead_letter_columns(),
+    Column("number", Integer, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("message_id", Uuid, nullable=False),
+    Column("correlation_id", Uuid, nullable=False),
+    Column("edited", Boolean, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("reason", Text),
+    Column("requested_at", _MOMENT, nullable=False),
+    Column("sent_at", _MOMENT),
+    PrimaryKeyConstraint(*_DEAD_LETTER, "number"),
+    schema=SCHEMA,
+    comment="Each time that somebody sent a dead letter's record again",
+)
+
+purges: Final = Table(
+    "purges",
+    metadata,
+    *_dead_letter_columns(),
+    Column("purged_by", Text, nullable=False),
+    Column("reason", Text),
+    Column("purged_at", _MOMENT, nullable=False),
+    PrimaryKeyConstraint(*_DEAD_LETTER),
+    schema=SCHEMA,
+    comment="Dead letters that nobody wants to see any more",
 )

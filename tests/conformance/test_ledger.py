@@ -529,3 +529,144 @@ async def test_claims_and_settlements_of_many_steps_at_once_keep_apart(ledger: L
         claim = await ledger.claim_effect(message, owner="b", lease_until=NOON + LEASE, now=NOON)
         assert claim.result is not None
         assert claim.result.output == {"n": number}
+
+
+# -- sweep --------------------------------------------------------------------------------------
+
+LONG_AFTER = NOON + timedelta(days=50)
+SWEPT_BEFORE = NOON + timedelta(days=5)
+
+
+async def sweep_all(ledger: Ledger, limit: int = 10) -> int:
+    """Sweep batch by batch until nothing is left; returns how many rows went."""
+    rows = 0
+    while deleted := await ledger.sweep(lane="", before=SWEPT_BEFORE, limit=limit):
+        rows += deleted
+    return rows
+
+
+async def test_an_execution_that_ended_long_ago_is_forgotten_with_all_it_left(
+    ledger: Ledger, clock: SettableClock
+) -> None:
+    approved, event_id = verdict(), uuid4()
+    run_id, plan_id = approved.correlation_id, approved.payload.plan_id
+    work = step("effect", run_id=run_id)
+    await ledger.record_verdict(approved)
+    await advance(ledger, run_id, moves(run_id))
+    await ledger.claim_effect(work, owner="a", lease_until=NOON + LEASE, now=NOON)
+    await ledger.settle_effect(work, result(work), owner="a")
+    await advance(ledger, run_id, moves(run_id, status="success", is_open=False), event_id=event_id)
+    clock.moment = LONG_AFTER
+    assert await sweep_all(ledger) == 5  # the run, two inbox entries, the verdict, the effect
+    assert await version_of(ledger, run_id) is None
+    assert await ledger.recorded_verdict(lane="", plan_id=plan_id) is None
+    claim = await ledger.claim_effect(work, owner="b", lease_until=NOON + LEASE, now=NOON)
+    assert claim.decision == "go"
+    decided = await advance(ledger, run_id, moves(run_id), event_id=event_id)
+    assert list(decided) == []
+    assert await version_of(ledger, run_id) == 1
+
+
+async def test_a_sweep_goes_on_over_batches_until_nothing_is_left(
+    ledger: Ledger, clock: SettableClock
+) -> None:
+    run_ids = [uuid4() for _ in range(7)]
+    for run_id in run_ids:
+        await advance(ledger, run_id, moves(run_id))
+        await advance(ledger, run_id, moves(run_id, status="failed", is_open=False))
+    clock.moment = LONG_AFTER
+    first = await ledger.sweep(lane="", before=SWEPT_BEFORE, limit=3)
+    assert 3 <= first <= 6
+    assert await sweep_all(ledger, limit=3) == 7 * 3 - first
+    assert await ledger.sweep(lane="", before=SWEPT_BEFORE, limit=3) == 0
+
+
+async def test_what_has_ended_lately_is_not_swept(ledger: Ledger, clock: SettableClock) -> None:
+    run_id, event_id = uuid4(), uuid4()
+    await advance(ledger, run_id, moves(run_id), event_id=event_id)
+    clock.moment = SWEPT_BEFORE
+    await advance(ledger, run_id, moves(run_id, status="success", is_open=False))
+    assert await sweep_all(ledger) == 0
+    await advance(ledger, run_id, must_not_decide, event_id=event_id)
+
+
+async def test_an_open_run_is_never_swept(ledger: Ledger, clock: SettableClock) -> None:
+    approved, event_id = verdict(), uuid4()
+    run_id = approved.correlation_id
+    await ledger.record_verdict(approved)
+    await advance(ledger, run_id, moves(run_id), event_id=event_id)
+    clock.moment = LONG_AFTER
+    assert await sweep_all(ledger) == 0
+    await advance(ledger, run_id, must_not_decide, event_id=event_id)
+    assert await ledger.recorded_verdict(lane="", plan_id=approved.payload.plan_id) is not None
+
+
+async def test_a_run_that_ended_as_unknown_is_never_swept(
+    ledger: Ledger, clock: SettableClock
+) -> None:
+    run_id = uuid4()
+    await advance(ledger, run_id, moves(run_id, status="unknown", is_open=False))
+    clock.moment = LONG_AFTER
+    assert await sweep_all(ledger) == 0
+    assert await version_of(ledger, run_id) == 1
+
+
+@pytest.mark.parametrize("settled_as", [None, "unknown"])
+async def test_an_effect_that_may_have_happened_keeps_its_execution(
+    ledger: Ledger, clock: SettableClock, settled_as: str | None
+) -> None:
+    run_id, event_id = uuid4(), uuid4()
+    work = step("effect", run_id=run_id)
+    await ledger.claim_effect(work, owner="a", lease_until=NOON + LEASE, now=NOON)
+    if settled_as is not None:
+        await ledger.settle_effect(work, result(work, settled_as), owner="a")
+    ends = moves(run_id, status="failed", is_open=False)
+    await advance(ledger, run_id, ends, event_id=event_id)
+    clock.moment = LONG_AFTER
+    assert await sweep_all(ledger) == 0
+    await advance(ledger, run_id, must_not_decide, event_id=event_id)
+    late = await ledger.claim_effect(work, owner="b", lease_until=LONG_AFTER, now=LONG_AFTER)
+    assert late.decision != "go"
+
+
+async def test_a_message_that_was_never_sent_keeps_its_execution(
+    ledger: Ledger, clock: SettableClock
+) -> None:
+    run_id = uuid4()
+    rows = await advance(
+        ledger, run_id, moves(run_id, outcome(run_id), status="failed", is_open=False)
+    )
+    clock.moment = LONG_AFTER
+    assert await sweep_all(ledger) == 0
+    await ledger.mark_sent([row.row_id for row in rows])
+    # Forgetting what was sent may be done lazily.
+    async with asyncio.timeout(10):
+        while not await sweep_all(ledger):  # noqa: ASYNC110  # nobody tells when it has happened
+            await asyncio.sleep(0.05)
+    assert await version_of(ledger, run_id) is None
+
+
+async def test_old_refusals_and_verdicts_without_a_run_are_swept(
+    ledger: Ledger, clock: SettableClock
+) -> None:
+    run_id, event_id = uuid4(), uuid4()
+    with pytest.raises(RefusedMessageError):
+        await advance(ledger, run_id, refuses(), event_id=event_id)
+    lonely = verdict("denied")
+    await ledger.record_verdict(lonely)
+    clock.moment = LONG_AFTER
+    young = verdict()
+    await ledger.record_verdict(young)
+    assert await sweep_all(ledger) == 2
+    assert list(await advance(ledger, run_id, moves(run_id), event_id=event_id)) == []
+    assert await ledger.recorded_verdict(lane="", plan_id=lonely.payload.plan_id) is None
+    assert await ledger.recorded_verdict(lane="", plan_id=young.payload.plan_id) is not None
+
+
+async def test_a_sweep_keeps_to_its_lane(ledger: Ledger, clock: SettableClock) -> None:
+    run_id = uuid4()
+    ends = moves(run_id, lane="canary.", status="success", is_open=False)
+    await advance(ledger, run_id, ends, lane="canary.")
+    clock.moment = LONG_AFTER
+    assert await sweep_all(ledger) == 0
+    assert await ledger.sweep(lane="canary.", before=SWEPT_BEFORE, limit=10) == 2

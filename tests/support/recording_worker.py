@@ -1,6 +1,7 @@
 """A worker process that writes down what it handles: tests kill, freeze and stop it.
 
 Arguments: bootstrap servers, group, topic, file, window, seconds that a handler takes.
+GROUP_INSTANCE_ID in the environment makes it a static member.
 A line is ``start`` or ``end``, partition and offset; it is in the file when the handler goes on.
 """
 
@@ -22,7 +23,12 @@ def main() -> None:
         await asyncio.sleep(float(seconds))
         os.write(log, f"end {record.partition} {record.offset}\n".encode())
 
-    config = KafkaConfig(bootstrap_servers=servers, session_timeout=6.0, fetch_wait_ms=20)
+    config = KafkaConfig(
+        bootstrap_servers=servers,
+        session_timeout=6.0,
+        fetch_wait_ms=20,
+        group_instance_id=os.environ.get("GROUP_INSTANCE_ID"),
+    )
     subscription = Subscription("role", group, (topic,), handle, window=int(window))
 
     async def run() -> None:

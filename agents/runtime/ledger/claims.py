@@ -15,6 +15,8 @@ from schemas import AgentMessage, Step, StepResult
 EffectStatus = Literal["started", "done", "failed", "unknown"]
 EffectKey = tuple[str, UUID, int, str]
 """Lane, correlation id, run number, step id."""
+UNSETTLED: Final[frozenset[EffectStatus]] = frozenset({"started", "unknown"})
+"""Nobody can say yet whether the effect happened."""
 
 _SETTLED: Final[dict[str, EffectStatus]] = {
     "success": "done",

@@ -5,11 +5,13 @@ batches grow by themselves, and a lone call is on its way after one turn of the 
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from agents.runtime.errors import InfrastructureError, MillstreamError
+from agents.runtime.metrics import BatchMetrics
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -27,9 +29,16 @@ class Coalescer(Generic[Item, Answer]):
     each item is handled alone, so that a poisonous one harms nobody else.
     """
 
-    def __init__(self, handle: Handle[Item, Answer], *, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(
+        self,
+        handle: Handle[Item, Answer],
+        *,
+        limit: int = DEFAULT_LIMIT,
+        metrics: BatchMetrics | None = None,
+    ) -> None:
         self._handle = handle
         self._limit = limit
+        self._metrics = BatchMetrics() if metrics is None else metrics
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._flusher: asyncio.Task[None] | None = None
 
@@ -70,6 +79,7 @@ class Coalescer(Generic[Item, Answer]):
         return batch
 
     async def _answer(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        began = time.perf_counter()
         try:
             answers = await self._handle([item for item, _ in batch])
         except asyncio.CancelledError:
@@ -88,6 +98,8 @@ class Coalescer(Generic[Item, Answer]):
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
                 _settle(future, answer)
+        finally:
+            self._metrics.ended(len(batch), time.perf_counter() - began)
 
 
 def _settle(future: asyncio.Future[Any], answer: Any) -> None:

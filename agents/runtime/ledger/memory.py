@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from agents.runtime.clock import SystemClock
-from agents.runtime.ledger.claims import Claim, EffectKey, EffectRecord, Settlement
+from agents.runtime.ledger.claims import UNSETTLED, Claim, EffectKey, EffectRecord, Settlement
 from agents.runtime.ledger.events import Event, EventKey, RunKey, apply
 from agents.runtime.ports import Clock, Decide, EffectClaim, OutboxRow, Refusal, RunRecord
 from schemas import AgentMessage, Step, StepResult, Verdict
@@ -24,6 +24,9 @@ class MemoryLedger:
         self._row_ids = count(1)
         self._verdicts: dict[tuple[str, UUID], AgentMessage[Verdict]] = {}
         self._effects: dict[EffectKey, EffectRecord] = {}
+        self._moved_at: dict[RunKey, datetime] = {}
+        self._seen_at: dict[EventKey, tuple[RunKey, datetime]] = {}
+        self._recorded_at: dict[tuple[str, UUID], datetime] = {}
 
     async def advance(
         self, *, lane: str, correlation_id: UUID, event_id: UUID, decide: Decide
@@ -34,9 +37,11 @@ class MemoryLedger:
         answer = changes.answers[0]
         if event.key not in changes.failures:
             self._inbox.setdefault(event.key, changes.refusals.get(event.key))
+            self._seen_at.setdefault(event.key, (event.run, self._clock.now()))
         if isinstance(answer, Exception):
             raise answer
         self._runs |= changes.runs
+        self._moved_at |= dict.fromkeys(changes.runs, self._clock.now())
         if event.run in changes.discards:
             await self.mark_sent([row.row_id for row in self._rows_of(event.run)])
         for emission in changes.emissions:
@@ -81,7 +86,9 @@ class MemoryLedger:
 
     async def record_verdict(self, message: AgentMessage[Verdict]) -> AgentMessage[Verdict]:
         """See :meth:`agents.runtime.ports.Ledger.record_verdict`."""
-        return self._verdicts.setdefault((message.lane, message.payload.plan_id), message)
+        key = (message.lane, message.payload.plan_id)
+        self._recorded_at.setdefault(key, self._clock.now())
+        return self._verdicts.setdefault(key, message)
 
     async def recorded_verdict(self, *, lane: str, plan_id: UUID) -> AgentMessage[Verdict] | None:
         """See :meth:`agents.runtime.ports.Ledger.recorded_verdict`."""
@@ -112,6 +119,43 @@ class MemoryLedger:
         settlement = Settlement(message, result, owner, self._clock.now())
         self._effects[settlement.key], answer = settlement.apply(self._effects.get(settlement.key))
         return answer
+
+    async def sweep(self, *, lane: str, before: datetime, limit: int) -> int:
+        """See :meth:`agents.runtime.ports.Ledger.sweep`."""
+        old = [
+            (at, event, run)
+            for event, (run, at) in self._seen_at.items()
+            if run[0] == lane and at < before and not self._is_kept(run, before)
+        ]
+        deleted = 0
+        for _, event, run in sorted(old, key=lambda entry: entry[0])[:limit]:
+            del self._inbox[event], self._seen_at[event]
+            effects = [key for key in self._effects if key[:2] == run]
+            for key in effects:
+                del self._effects[key]
+            deleted += 1 + len(effects) + (self._runs.pop(run, None) is not None)
+        orphans = [
+            key
+            for key, at in self._recorded_at.items()
+            if key[0] == lane
+            and at < before
+            and (lane, self._verdicts[key].correlation_id) not in self._runs
+        ]
+        for plan in orphans[:limit]:
+            del self._verdicts[plan], self._recorded_at[plan]
+        return deleted + len(orphans[:limit])
+
+    def _is_kept(self, run: RunKey, before: datetime) -> bool:
+        held = self._runs.get(run)
+        return (
+            (held is not None and (held.is_open or held.status == "unknown"))
+            or (held is not None and self._moved_at[run] >= before)
+            or any(
+                key[:2] == run and effect.status in UNSETTLED
+                for key, effect in self._effects.items()
+            )
+            or any(row_run == run for row_run, _, _ in self._outbox.values())
+        )
 
     def _rows_of(self, run: RunKey) -> list[OutboxRow[Any]]:
         return [row for row_run, _, row in self._outbox.values() if row_run == run]

@@ -17,7 +17,9 @@ from agents.runtime.ledger.coalesce import Coalescer
 from agents.runtime.ledger.events import Event
 from agents.runtime.ledger.postgres_effects import EffectStore
 from agents.runtime.ledger.postgres_runs import Rows, RunStore
+from agents.runtime.ledger.postgres_sweep import SweepStore
 from agents.runtime.ledger.postgres_verdicts import ApprovalKey, VerdictStore
+from agents.runtime.metrics import Metrics
 from agents.runtime.ports import Clock, Decide, EffectClaim, RunRecord
 from schemas import AgentMessage, Step, StepResult, Verdict
 
@@ -33,19 +35,25 @@ class PostgresLedger:
     It owns ``database``: opens it, and closes it.
     """
 
-    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+    def __init__(
+        self, database: Database, clock: Clock | None = None, metrics: Metrics | None = None
+    ) -> None:
+        metrics = Metrics() if metrics is None else metrics
         self._database = database
         self._clock = SystemClock() if clock is None else clock
         self._runs = RunStore(database, self._clock)
         self._verdicts = VerdictStore(database, self._clock)
         self._effects = EffectStore(database)
-        self._advances: Coalescer[Event, Rows] = Coalescer(self._advance_batch)
-        self._recordings = Coalescer(self._verdicts.record)
+        self._sweeps = SweepStore(database)
+        self._advances: Coalescer[Event, Rows] = Coalescer(
+            self._advance_batch, metrics=metrics.ledger("advance")
+        )
+        self._recordings = Coalescer(self._verdicts.record, metrics=metrics.ledger("verdict"))
         self._approvals: Coalescer[ApprovalKey, str | None] = Coalescer(
-            self._verdicts.approved_hashes
+            self._verdicts.approved_hashes, metrics=metrics.ledger("approval")
         )
         self._acts: Coalescer[Claim | Settlement, EffectClaim | StepResult] = Coalescer(
-            self._effects.apply
+            self._effects.apply, metrics=metrics.ledger("effect")
         )
         self._sent: set[int] = set()
         self._deleting: set[int] = set()
@@ -138,6 +146,10 @@ class PostgresLedger:
         """
         answer = await self._acts.submit(Settlement(message, result, owner, self._clock.now()))
         return cast("StepResult", answer)
+
+    async def sweep(self, *, lane: str, before: datetime, limit: int) -> int:
+        """See :meth:`agents.runtime.ports.Ledger.sweep`."""
+        return (await self._sweeps.sweep(lane=lane, before=before, limit=limit)).rows
 
     async def _advance_batch(self, events: Sequence[Event]) -> list[Rows | Exception]:
         async with self._outbox_lock:

@@ -1,0 +1,86 @@
+"""Deleting from Postgres what executions left behind that ended long ago."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from agents.runtime.database import Connection, Database
+from agents.runtime.queries import bind_queries
+
+
+@dataclass(frozen=True)
+class _Queries:
+    count_old: bytes
+    delete_effects: bytes
+    delete_events: bytes
+    delete_runs: bytes
+    delete_verdicts: bytes
+    old_events: bytes
+
+
+_SQL: Final = bind_queries(Path(__file__).with_name("sweep.sql"), _Queries)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many rows of each table were deleted, or would be."""
+
+    runs: int = 0
+    events: int = 0
+    """Entries of the inbox."""
+    verdicts: int = 0
+    effects: int = 0
+
+    @property
+    def rows(self) -> int:
+        """All of them together."""
+        return self.runs + self.events + self.verdicts + self.effects
+
+    def __add__(self, other: "Swept") -> "Swept":
+        return Swept(
+            self.runs + other.runs,
+            self.events + other.events,
+            self.verdicts + other.verdicts,
+            self.effects + other.effects,
+        )
+
+
+class SweepStore:
+    """What :meth:`agents.runtime.ports.Ledger.sweep` stands on, and what tells a person."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def sweep(self, *, lane: str, before: datetime, limit: int) -> Swept:
+        """Delete one batch in one transaction; see :meth:`agents.runtime.ports.Ledger.sweep`."""
+
+        async def work(connection: Connection) -> Swept:
+            return await _sweep(connection, {"lane": lane, "before": before, "limit": limit})
+
+        return await self._database.transact(work)
+
+    async def count(self, *, lane: str, before: datetime) -> tuple[Swept, int]:
+        """What there is to delete, and how many executions are as old but have to stay.
+
+        Those wait for a person: they are ``unknown``, or nobody knows of one of their effects
+        whether it happened, or they have messages that were never sent.
+        """
+        [row] = await self._database.fetch(_SQL.count_old, {"lane": lane, "before": before})
+        runs, events, verdicts, effects, kept = row
+        return Swept(runs, events, verdicts, effects), kept
+
+
+async def _sweep(connection: Connection, of: dict[str, Any]) -> Swept:
+    found = await connection.execute(_SQL.old_events, of)
+    old = await found.fetchall()
+    if not old:
+        verdicts = await connection.execute(_SQL.delete_verdicts, of)
+        return Swept(verdicts=verdicts.rowcount)
+    ids = sorted({run_id for _, run_id in old})
+    runs = await connection.execute(_SQL.delete_runs, {**of, "runs": ids})
+    gone = [run_id for (run_id,) in await runs.fetchall()]
+    effects = await connection.execute(_SQL.delete_effects, {**of, "runs": gone})
+    entries = [event_id for event_id, _ in old]
+    events = await connection.execute(_SQL.delete_events, {**of, "events": entries})
+    return Swept(runs=len(gone), effects=effects.rowcount, events=events.rowcount)

@@ -1,0 +1,101 @@
+"""Places in the product at which a process ends or freezes itself, put there from outside.
+
+Between two lines of the product's code lies a state of the world that a signal from another
+process hits once in a thousand times. A barrier wraps the function before or after that place.
+"""
+
+import functools
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from agents.runtime.delivery import Delivery
+from agents.runtime.kafka_consumer import BatchConsumer
+from agents.runtime.ledger.postgres import PostgresLedger
+from agents.sink.store import Store
+
+Hit = Callable[[], None]
+"""Called each time the barrier is reached."""
+
+
+def _before(owner: type, name: str, hit: Hit, when: Callable[..., bool] = lambda *_: True) -> None:
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if when(*args):
+            hit()
+        return original(self, *args, **kwargs)
+
+    setattr(owner, name, wrapper)
+
+
+def _after(
+    owner: type,
+    name: str,
+    hit: Hit,
+    when: Callable[[Any, tuple[Any, ...]], bool] = lambda _answer, _args: True,
+) -> None:
+    original: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+    @functools.wraps(original)
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = await original(self, *args, **kwargs)
+        if when(answer, args):
+            hit()
+        return answer
+
+    setattr(owner, name, wrapper)
+
+
+def _is_effect(message: Any, *_: Any) -> bool:
+    return bool(message.payload.effect == "effect")
+
+
+BARRIERS: Final[dict[str, Callable[[Hit], None]]] = {
+    # Workers.
+    "after-produce-before-ack": lambda hit: _after(Delivery, "__call__", hit),
+    "after-effect-before-record": lambda hit: _before(
+        PostgresLedger, "settle_effect", hit, _is_effect
+    ),
+    "after-record-before-produce": lambda hit: _after(
+        PostgresLedger, "settle_effect", hit, lambda _answer, args: _is_effect(*args)
+    ),
+    "after-verdict-before-produce": lambda hit: _after(PostgresLedger, "record_verdict", hit),
+    "after-ledger-commit-before-publish": lambda hit: _after(
+        PostgresLedger, "advance", hit, lambda rows, _args: bool(rows)
+    ),
+    "after-publish-before-mark-sent": lambda hit: _before(PostgresLedger, "mark_sent", hit),
+    # Sinks.
+    "before-sink-write": lambda hit: _before(
+        Store, "write", hit, lambda batch, *_: bool(batch.events)
+    ),
+    "before-sink-commit": lambda hit: _before(
+        Store, "_merge_and_commit", hit, lambda batch, *_: bool(batch.events)
+    ),
+    "after-sink-commit-before-group-offset": lambda hit: _before(BatchConsumer, "commit", hit),
+}
+"""By name, what sets it up."""
+
+WORKER_BARRIERS: Final = tuple(name for name in BARRIERS if "sink" not in name)
+SINK_BARRIERS: Final = tuple(name for name in BARRIERS if "sink" in name)
+
+
+def put(name: str, *, hit: int, freeze: bool = False) -> None:
+    """Have this process kill (or freeze) itself when it reaches the barrier.
+
+    Args:
+        name: One of :data:`BARRIERS`.
+        hit: The how manieth time it is reached.
+        freeze: Stop until somebody sends SIGCONT, instead of dying.
+    """
+    reached = 0
+
+    def count() -> None:
+        nonlocal reached
+        reached += 1
+        if reached == hit:
+            os.kill(os.getpid(), signal.SIGSTOP if freeze else signal.SIGKILL)
+
+    BARRIERS[name](count)

@@ -1,0 +1,179 @@
+"""Deliberate mistakes, each put into the product from outside, to prove that the checker sees them.
+
+And slowness: conditions under which a mistake shows, and which a right program survives.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+from uuid import uuid4
+
+from agents.runtime import delivery
+from agents.runtime.context import Context
+from agents.runtime.errors import InfrastructureError
+from agents.runtime.kafka import Outgoing, Producer
+from agents.runtime.ledger.postgres import PostgresLedger
+from agents.runtime.pool import KeyedPool
+from agents.runtime.ports import EffectClaim, OutboxRow
+from agents.runtime.records import Record
+from agents.sink.batch import Batch
+from agents.sink.store import Claim, Store
+
+_SLOW_SECONDS: Final = 1.5
+
+
+def _ack_before_delivery() -> None:
+    """A handler returns while what it has produced is on its way."""
+    send_all = Producer.send_all
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def send(self: Producer, messages: Iterable[Outgoing]) -> None:
+        task = asyncio.create_task(send_all(self, list(messages)))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+
+    Producer.send_all = send  # type: ignore[method-assign]  # that is the mistake
+
+
+def _ack_out_of_order() -> None:
+    """A partition is committed up to the last record that is done, whatever is before it."""
+
+    def report(self: Any) -> None:
+        unreported, self._unreported = self._unreported, []
+        for ledger in unreported:
+            ledger.report_due = False
+            done = [entry.record.offset for entry in ledger.entries if entry.done]
+            while ledger.entries and ledger.entries[0].done:
+                ledger.entries.popleft()
+            if done:
+                self._on_finished(ledger.partition, ledger.epoch, max(done) + 1)
+
+    def schedule(self: Any, entry: Any) -> None:
+        if not entry.ledger.report_due:
+            entry.ledger.report_due = True
+            if not self._unreported:
+                asyncio.get_running_loop().call_soon(self._report)
+            self._unreported.append(entry.ledger)
+
+    KeyedPool._report = report  # type: ignore[method-assign]  # that is the mistake
+    KeyedPool._schedule_report = schedule  # type: ignore[method-assign]  # as above
+
+
+def _ack_on_exception() -> None:
+    """What fails because the database is away counts as done."""
+
+    async def once(deliver: Callable[..., Awaitable[None]], *record: Any, **_: Any) -> None:
+        try:
+            await deliver(*record)
+        except InfrastructureError:
+            return
+
+    delivery.patiently = once  # that is the mistake
+
+
+def _random_ids() -> None:
+    """A message gets another id each time it is made."""
+    compose = Context.compose
+
+    def composed(self: Context, *args: Any, **kwargs: Any) -> Any:
+        message = compose(self, *args, **kwargs)
+        return message.model_copy(update={"message_id": uuid4()})
+
+    Context.compose = composed  # type: ignore[method-assign]  # that is the mistake
+
+
+def _no_effect_claim() -> None:
+    """An executor acts whatever the effect ledger says, and records as if it owned the claim."""
+    claim, settle = PostgresLedger.claim_effect, PostgresLedger.settle_effect
+
+    async def claimed(self: PostgresLedger, *args: Any, **kwargs: Any) -> EffectClaim:
+        await claim(self, *args, **kwargs)
+        return EffectClaim("go")
+
+    async def settled(self: PostgresLedger, message: Any, result: Any, *, owner: str) -> Any:
+        try:
+            return await settle(self, message, result, owner=owner)
+        except LookupError:
+            return result
+
+    PostgresLedger.claim_effect = claimed  # type: ignore[method-assign]  # that is the mistake
+    PostgresLedger.settle_effect = settled  # type: ignore[method-assign]  # as above
+
+
+def _outbox_deleted_before_publish() -> None:
+    """What the router has to say is struck off before the broker has it."""
+    advance = PostgresLedger.advance
+
+    async def advanced(self: PostgresLedger, **kwargs: Any) -> Sequence[OutboxRow[Any]]:
+        rows = await advance(self, **kwargs)
+        await self._runs.delete([row.row_id for row in rows])
+        return rows
+
+    PostgresLedger.advance = advanced  # type: ignore[assignment]  # that is the mistake
+
+
+def _no_fence() -> None:
+    """A sink writes whether or not the partition is still its own."""
+    write = Store.write
+
+    def unfenced(self: Store, batch: Batch, _claims: Any) -> None:
+        epochs = self._connection.execute(
+            "SELECT topic, partition, epoch FROM history.sink_offsets WHERE lane = %s",
+            (self._lane,),
+        ).fetchall()
+        write(self, batch, {(topic, part): Claim(epoch, 0) for topic, part, epoch in epochs})
+
+    Store.write = unfenced  # type: ignore[method-assign, assignment]  # that is the mistake
+
+
+def _offsets_outside_the_transaction() -> None:
+    """The sink's positions move first, and the rows follow in a transaction of their own."""
+    write = Store.write
+
+    def split(self: Store, batch: Batch, claims: Any) -> None:
+        write(self, Batch(positions=batch.positions), claims)
+        write(self, batch, claims)
+
+    Store.write = split  # type: ignore[method-assign]  # that is the mistake
+
+
+def _slow_broker() -> None:
+    """What is produced is taken and confirmed only after a while."""
+    send_all = Producer.send_all
+
+    async def send(self: Producer, messages: Iterable[Outgoing]) -> None:
+        await asyncio.sleep(_SLOW_SECONDS)
+        await send_all(self, messages)
+
+    Producer.send_all = send  # type: ignore[method-assign]  # the condition, not a mistake
+
+
+def _slow_for_some() -> None:
+    """Every third record takes long, so that later ones are done before it."""
+    deliver = delivery.Delivery.__call__
+
+    async def slowly(self: delivery.Delivery, record: Record) -> None:
+        if record.offset % 3 == 0:
+            await asyncio.sleep(_SLOW_SECONDS)
+        await deliver(self, record)
+
+    delivery.Delivery.__call__ = slowly  # type: ignore[method-assign]  # the condition, no mistake
+
+
+MISTAKES: Final[dict[str, Callable[[], None]]] = {
+    "ack-before-delivery": _ack_before_delivery,
+    "ack-out-of-order": _ack_out_of_order,
+    "ack-on-exception": _ack_on_exception,
+    "random-ids": _random_ids,
+    "no-effect-claim": _no_effect_claim,
+    "outbox-deleted-before-publish": _outbox_deleted_before_publish,
+    "no-fence": _no_fence,
+    "offsets-outside-the-transaction": _offsets_outside_the_transaction,
+}
+"""By name, what plants it."""
+
+CONDITIONS: Final[dict[str, Callable[[], None]]] = {
+    "slow-broker": _slow_broker,
+    "slow-for-some": _slow_for_some,
+}
+"""By name, what brings it about; set up before a mistake is planted."""

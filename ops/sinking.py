@@ -6,6 +6,7 @@ import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from agents.runtime.collector import calm_the_collector
 from agents.runtime.health import serving
 from agents.runtime.host import kafka_config
 from agents.runtime.metrics import Metrics
@@ -32,6 +33,7 @@ def run(ready_file: Path | None) -> None:
     sink = assemble_sink(
         settings, load_topology(settings.topics_file), kafka_config(settings), metrics=metrics
     )
+    calm_the_collector()
     try:
         asyncio.run(_host(sink, settings, metrics, ready_file))
     finally:

@@ -12,6 +12,7 @@ from agents.executors import SETTINGS_MODELS
 from agents.registry import ROLES
 from agents.runtime import spec_of
 from agents.runtime.catalogue import load_catalogue
+from agents.runtime.collector import calm_the_collector
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.host import Declarations, hosting
 from agents.runtime.ledger.retention import check_retention
@@ -39,6 +40,7 @@ def work(names: Sequence[str] | None, ready_file: Path | None) -> None:
     configure_logging(log_format=settings.log_format, level=settings.log_level)
     functions = choose_roles(names)
     declarations = load_declarations(settings)
+    calm_the_collector()
     try:
         uvloop.run(_host(settings, declarations, functions, ready_file))
     finally:

@@ -17,7 +17,7 @@ from agents.runtime import Context, role
 from agents.runtime.catalogue import load_catalogue
 from agents.runtime.codec import encode
 from agents.runtime.errors import ConfigurationError
-from agents.runtime.health import Ping, serving
+from agents.runtime.health import Check, Ping, serving
 from agents.runtime.host import Declarations, hosting, kafka_config
 from agents.runtime.kafka import Producer
 from agents.runtime.metrics import Metrics
@@ -47,7 +47,7 @@ async def answering(metrics: Metrics | None = None) -> AsyncIterator[httpx.Async
     async def ask() -> None:
         await never.wait()
 
-    ready = {"fine": live, "hanging": Ping(ask, timeout=0.05)}
+    ready: dict[str, Check] = {"fine": live, "hanging": Ping(ask, timeout=0.05)}
     async with (
         serving("127.0.0.1", 0, metrics=metrics or Metrics(), live=live, ready=ready) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
@@ -157,6 +157,8 @@ async def test_a_worker_is_ready_when_it_has_its_partitions_and_no_more_when_it_
         exposed = (await client.get("/metrics")).text.splitlines()
         assert 'millstream_running_handlers{role="planner"} 1.0' in exposed
         assert 'millstream_unfinished_records{role="planner"} 1.0' in exposed
+        (oldest,) = (each for each in exposed if each.startswith("millstream_oldest_unfinished_s"))
+        assert float(oldest.split()[1]) > 0
         consumed = f'role="planner",topic="{lane}millstream.intents.v1"'
         assert f"millstream_consumed_records_total{{{consumed}}} 1.0" in exposed
 

@@ -61,6 +61,7 @@ def test_work_without_the_end_of_an_attempt_is_a_hang() -> None:
 
 def test_one_hanging_role_is_found_among_busy_ones() -> None:
     bench = Bench(BUSY, replace(BUSY, role="router"))
+    problem = None
     for attempts in range(130):
         bench.pulses[0] = replace(BUSY, attempts=attempts)
         if problem := bench.after(1):
@@ -100,7 +101,7 @@ def test_each_role_has_its_own_patience() -> None:
 def test_patience_outlasts_the_longest_attempt_the_pause_before_it_and_the_wait_for_a_broker() -> (
     None
 ):
-    services, kafka = fake_services(), KafkaConfig("localhost:1")
+    services, kafka = fake_services(), KafkaConfig(bootstrap_servers="localhost:1")
     pause, broker = 60 * 1.25, kafka.delivery_timeout
     longest = max(
         action.timeout
@@ -115,7 +116,7 @@ def test_patience_outlasts_the_longest_attempt_the_pause_before_it_and_the_wait_
 
 def test_patience_can_be_set() -> None:
     services = fake_services(settings=Settings(watchdog_seconds=5))
-    assert _patience(spec_of(plan), services, KafkaConfig("localhost:1")) == 5
+    assert _patience(spec_of(plan), services, KafkaConfig(bootstrap_servers="localhost:1")) == 5
 
 
 def test_a_dead_poll_thread_is_found_at_once() -> None:
@@ -145,7 +146,7 @@ async def test_a_blocked_loop_is_found_by_the_thread_and_a_free_one_is_left_alon
     with Watchdog(list, loop_patience=0.2, end=end, look_every=0.02):
         await asyncio.sleep(0.4)
         assert not reasons
-        assert await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.3) is None
+        await asyncio.to_thread(time.sleep, 0.3)
         assert not reasons
         # What a handler must never do.
         assert ended.wait(10)

@@ -45,7 +45,7 @@ from agents.runtime.kafka import ProducerFatalError
 from agents.runtime.metrics import Ending, RoleMetrics
 from agents.runtime.ports import Clock, OutboxRow
 from agents.runtime.records import Record
-from agents.runtime.resilience import Backoff
+from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import Emission, Emitted, Handler, RecordHandler, RoleSpec
 from agents.runtime.topology import TopicSpec, Topology
 from schemas import PAYLOADS, AgentMessage, ExecutionRequest, Intent, Outcome, Payload, Plan, Step
@@ -53,6 +53,8 @@ from schemas.envelope import HEADER_TRACEPARENT
 
 _OUTCOME_INDEX: Final = 1000
 """Index of the outcome that the runtime writes for a role, apart from the role's own messages."""
+LONGEST_PAUSE: Final = LONGEST_WAIT * (1 + JITTER)
+"""Seconds that a retry in place waits at most; who asks for more is asked from a delay topic."""
 _SHORTEST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0
 _log = structlog.get_logger(__name__)
@@ -165,11 +167,12 @@ class Delivery:
                 self.dead_letters.note_success()
                 self.metrics.ok += 1
             except (TransientError, TimeoutError, ConnectionError) as error:
-                if attempt >= self.backoff.max_attempts:
+                pause = self._pause(attempt, error)
+                if attempt >= self.backoff.max_attempts or pause > LONGEST_PAUSE:
                     await self._postpone(record, message, error)
                     return
                 self.metrics.retries += 1
-                await self.services.clock.sleep(self._pause(attempt, error))
+                await self.services.clock.sleep(pause)
                 attempt += 1
             except (InfrastructureError, TooManyDeadLettersError):
                 raise

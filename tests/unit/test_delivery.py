@@ -191,6 +191,13 @@ async def test_a_transient_error_that_stays_waits_on_ever_longer_delay_topics() 
     assert header(planner.sent.messages[1], "millstream-attempt") == b"4"
 
 
+async def test_who_asks_for_a_long_wait_is_not_waited_for_in_place() -> None:
+    planner = Planner(TransientError("busy", retry_after=3600.0))
+    await planner.deliver(record())
+    assert planner.calls == 1
+    assert planner.sent.topics() == ["millstream.retry.5s.v1"]
+
+
 async def test_a_role_that_fails_on_everything_stops_its_worker() -> None:
     planner = Planner(*[KeyError(number) for number in range(4)])
     for _ in range(3):

@@ -137,8 +137,11 @@ class BatchConsumer:
     def _assigned(
         self, consumer: confluent_kafka.Consumer, parts: list[confluent_kafka.TopicPartition]
     ) -> None:
-        consumer.assign(parts)
-        consumer.pause(parts)
+        # From an offset that is given, be it any: librdkafka would look for a committed one else,
+        # and its answer may come after `start` and put the first offset in place of ours.
+        held = [confluent_kafka.TopicPartition(each.topic, each.partition, 0) for each in parts]
+        consumer.assign(held)
+        consumer.pause(held)
         self._assignment = frozenset((each.topic, each.partition) for each in parts)
         self._generation += 1
 

@@ -12,9 +12,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
+from pydantic import ValidationError
+
 from agents.routing.machine import BrokerLost, Event, Moved, Wakeup, react
 from agents.routing.run import Run
-from agents.runtime import Context, Services, role
+from agents.runtime import Context, InfrastructureError, Services, role
 from agents.runtime.ledger.retention import HourlySweep
 from agents.runtime.ports import OutboxRow, Refusal, RunRecord, Transition
 from schemas import (
@@ -31,6 +34,7 @@ from schemas import (
 from schemas.identity import derive_message_id
 
 ROLE = "router"
+_log = structlog.get_logger(__name__)
 _PAGE = 200
 _sweep = HourlySweep()
 
@@ -84,13 +88,18 @@ async def _end_lost_runs(services: Services, lane: str, now: datetime) -> Sequen
     after: UUID | None = None
     while page := await services.ledger.open_runs(lane=lane, after=after, limit=_PAGE):
         after = page[-1].correlation_id
-        lost = [
-            record
-            for record in page
-            if Run.model_validate_json(record.document).broker_id != services.broker_id
-        ]
+        lost = [record for record in page if _is_of_another_broker(record, services.broker_id)]
         rows += await _by_itself(services, lost, BrokerLost(), now)
     return rows
+
+
+def _is_of_another_broker(record: RunRecord, broker_id: str) -> bool:
+    try:
+        return Run.model_validate_json(record.document).broker_id != broker_id
+    except ValidationError as error:
+        # One run that cannot be read must not keep the router from all others.
+        _log.error("unreadable_run", correlation_id=str(record.correlation_id), exc_info=error)
+        return False
 
 
 async def _by_itself(
@@ -125,8 +134,18 @@ async def _by_itself(
             ),
         )
 
-    moved = await asyncio.gather(*(move(record) for record in records))
-    return [row for rows in moved for row in rows]
+    moved = await asyncio.gather(*(move(record) for record in records), return_exceptions=True)
+    rows: list[OutboxRow[Any]] = []
+    for record, outcome in zip(records, moved, strict=True):
+        if isinstance(outcome, InfrastructureError):
+            raise outcome
+        if isinstance(outcome, Exception):
+            _log.error("timer_failed", correlation_id=str(record.correlation_id), exc_info=outcome)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            rows += outcome
+    return rows
 
 
 def decide(

@@ -58,6 +58,13 @@ class Request:
     """Statuses of success; empty stands for all from 200 to 299."""
     timeout: float
     """Seconds for each wait on the network."""
+    shown_as: str | None = None
+    """What errors say in place of the URL, where knowing that is all it takes to call it."""
+
+    @property
+    def target(self) -> str:
+        """What errors call the request; never its query, which may hold what nobody may see."""
+        return f"{self.method} {self.shown_as or self.url.partition('?')[0]}"
 
     def is_expected(self, status: int) -> bool:
         """Whether ``status`` means that it was done."""
@@ -102,8 +109,7 @@ class HttpClient:
                 await gate.acquire()
         except TimeoutError:
             raise NotSentError(
-                f"{request.method} {request.url}: {_PER_HOST} calls to {host} are under way, "
-                "and none has ended"
+                f"{request.target}: {_PER_HOST} calls to {host} are under way, and none has ended"
             ) from None
         try:
             breaker = ctx.services.breakers.of(host)
@@ -142,7 +148,7 @@ async def send(client: httpx.AsyncClient, request: Request, *, now: datetime) ->
         PermanentError: Any other unexpected status, or the request cannot be sent at all.
         UnusableAnswerError: The answer was expected but is too large or garbled.
     """
-    target = f"{request.method} {request.url}"
+    target = request.target
     connecting = connect_timeout(request)
     timeout = httpx.Timeout(request.timeout, connect=connecting, pool=connecting)
     try:

@@ -85,6 +85,8 @@ async def send_message(job: Job[NotifySettings], client: HttpClient) -> JsonObje
                     body=to_json({"channel": channel, "text": text}),
                     expect=(),
                     timeout=job.step.timeout,
+                    # Whoever knows the address of a webhook may post there.
+                    shown_as=f"the webhook of {channel}",
                 ),
                 job.ctx,
             )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from pydantic_core import to_json
+
 from agents.routing.run import Run
 from agents.runtime.errors import PermanentError
 from agents.runtime.ports import Refusal
@@ -27,6 +29,10 @@ from schemas import (
     Verdict,
 )
 
+MAX_OUTPUTS = 1_500_000
+"""Bytes that the outputs of all steps of a run may take as JSON: every state carries them."""
+LONGEST_RETRY = 3600.0
+"""Seconds that a step waits at most for its next attempt, whatever the other side asks for."""
 _JITTER = 0.25
 _SETTLED = frozenset({"success", "failed", "unknown", "skipped"})
 
@@ -147,8 +153,11 @@ def _conclude(
                 "requester": outcome.requester,
             }
         )
-    elif (refusal := _in_use(run, outcome.request_id)) is not None or not run.is_open:
+    elif (refusal := _in_use(run, outcome.request_id)) is not None:
         return refusal
+    elif not run.is_open or run.plan is not None:
+        # A verdict came first, such as one whose checker failed on it a second time.
+        return None
     run = _skip_pending(run).moved(
         ExecutionStatus(outcome.status), code=outcome.code, reason=outcome.reason
     )
@@ -174,6 +183,13 @@ def _take(
     }
     planned = _planned(run, step.step_id)
     failure = result.failure
+    if _is_too_much(run, result):
+        update["status"] = "failed"
+        update["output"] = {}
+        update["failure"] = Failure(
+            code="message_too_large",
+            reason=f"it was done, but the steps together put out more than {MAX_OUTPUTS} bytes",
+        )
     if (
         result.status == "failed"
         and failure is not None
@@ -182,11 +198,18 @@ def _take(
         and run.status is not ExecutionStatus.CANCELLING
     ):
         update["status"] = "waiting_retry"
-        delay = planned.retry.delay_after(step.attempt) * (1 + _JITTER * jitter)
-        due = now + timedelta(seconds=max(delay, failure.retry_after or 0.0))
+        delay = min(planned.retry.delay_after(step.attempt), LONGEST_RETRY) * (1 + _JITTER * jitter)
+        due = now + timedelta(seconds=min(max(delay, failure.retry_after or 0.0), LONGEST_RETRY))
         run = run.model_copy(update={"retry_at": {**run.retry_at, step.step_id: due}})
     run = run.with_step(step.model_copy(update=update))
     return _progress(run, message.message_id, now)
+
+
+def _is_too_much(run: Run, result: StepResult) -> bool:
+    if not result.output:
+        return False
+    sizes = (len(to_json(output)) for output in (*run.outputs.values(), result.output))
+    return sum(sizes) > MAX_OUTPUTS
 
 
 def _wake(run: Run, now: datetime) -> Answer:

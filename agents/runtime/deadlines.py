@@ -38,16 +38,22 @@ class Deadlines:
         if self._looking is None or self._looking.done():
             self._looking = loop.create_task(self._look())
         self._begun[task] = loop.time()
+        told = False
         try:
             return await awaitable
         except asyncio.CancelledError as error:
             # Somebody else may have cancelled the task as well: then that is what it is.
+            told = True
             if task in self._overdue and task.uncancel() == 0:
                 raise TimeoutError(f"it took longer than {self._seconds:g} s") from error
             raise
         finally:
             del self._begun[task]
-            self._overdue.discard(task)
+            if task in self._overdue:
+                self._overdue.discard(task)
+                if not told:
+                    # The handler made something else of our cancellation: it must not linger.
+                    task.uncancel()
 
     async def _look(self) -> None:
         while self._begun:

@@ -6,7 +6,7 @@ its place on the topic would otherwise give it. Each round waits longer; after t
 record is a dead letter.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from agents.runtime.errors import InvalidMessageError
@@ -74,7 +74,7 @@ def due_at(record: Record, *, lane: str) -> datetime:
     delay = _DELAYS.get(record.topic.removeprefix(lane))
     if delay is None:
         raise InvalidMessageError(f"{record.topic} is no delay topic")
-    return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC) + delay
+    return record.time + delay
 
 
 def restored(record: Record, *, lane: str) -> Outgoing:

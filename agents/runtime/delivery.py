@@ -31,6 +31,7 @@ from agents.runtime.context import Context, Services
 from agents.runtime.dead_letters import DeadLetterWriter, Publisher, TooManyDeadLettersError
 from agents.runtime.deadlines import Deadlines
 from agents.runtime.delays import delayed, delivery_attempt
+from agents.runtime.endings import ending_of
 from agents.runtime.errors import (
     ErrorCode,
     InfrastructureError,
@@ -48,11 +49,11 @@ from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import Emission, Emitted, Handler, RecordHandler, RoleSpec
 from agents.runtime.topology import TopicSpec, Topology
-from schemas import PAYLOADS, AgentMessage, ExecutionRequest, Intent, Outcome, Payload, Plan, Step
+from schemas import PAYLOADS, AgentMessage, ExecutionRequest, Payload, Step
 from schemas.envelope import HEADER_TRACEPARENT
 
-_OUTCOME_INDEX: Final = 1000
-"""Index of the outcome that the runtime writes for a role, apart from the role's own messages."""
+_ENDING_INDEX: Final = 1000
+"""Index of the message that the runtime writes for a role, apart from the role's own messages."""
 LONGEST_PAUSE: Final = LONGEST_WAIT * (1 + JITTER)
 """Seconds that a retry in place waits at most; who asks for more is asked from a delay topic."""
 _SHORTEST_WAIT: Final = 0.1
@@ -269,68 +270,34 @@ class Delivery:
         self, record: Record, message: AgentMessage[Any] | None, error: Exception
     ) -> None:
         code = _code(error)
-        outcome = None if message is None else self._outcome(message, error, code)
+        ending = None if message is None else self._ending(message, error, code)
         blameless = isinstance(error, PermanentError) and not isinstance(
             error, InvalidMessageError | RefusedMessageError
         )
-        if outcome is None or not blameless:
-            # The outcome goes first: a crash in between writes both again, under the same ids.
-            await self._end(outcome, record)
+        if ending is not None:
+            # It goes first: a crash in between writes both again, under the same ids.
+            await self.publish(ending, None, record.header(HEADER_TRACEPARENT))
+        if ending is None or not blameless:
             await self.dead_letters.bury(record, error, code=code, attempt=delivery_attempt(record))
         else:
-            await self._end(outcome, record)
             self.dead_letters.note_success()
-        ending: Ending = "failed" if blameless and outcome is not None else "dead_letter"
-        self.metrics.ended(ending, code)
+        ended: Ending = "failed" if blameless and ending is not None else "dead_letter"
+        self.metrics.ended(ended, code)
 
-    async def _end(self, outcome: AgentMessage[Outcome] | None, record: Record) -> None:
-        if outcome is not None:
-            await self.publish(outcome, None, record.header(HEADER_TRACEPARENT))
-
-    def _outcome(
+    def _ending(
         self, message: AgentMessage[Any], error: Exception, code: ErrorCode
-    ) -> AgentMessage[Outcome] | None:
-        """How the execution ends because of ``error``, where this role can tell that it does."""
-        if isinstance(error, RefusedMessageError):
+    ) -> AgentMessage[Any] | None:
+        now = self.services.clock.now()
+        payload = ending_of(message, error, code=code, role=self.spec.name, now=now)
+        if payload is None:
             return None
-        match message.payload:
-            case ExecutionRequest() as request:
-                request_id, title, requester = (
-                    message.message_id,
-                    request.text,
-                    request.requester.user,
-                )
-            case Intent() | Plan() as payload:
-                request_id, title, requester = (
-                    payload.request_id,
-                    payload.title,
-                    payload.requester,
-                )
-            case _:
-                return None
-        reason = str(error) if isinstance(error, MillstreamError) else _unexpected(self.spec, error)
-        outcome = Outcome(
-            request_id=request_id,
-            status="failed",
-            code=code,
-            reason=reason[:10_000] or code,
-            title=title,
-            requester=requester,
-        )
-        context = Context(self.spec.name, message, self.services)
-        return context.compose(outcome, _OUTCOME_INDEX)
+        return Context(self.spec.name, message, self.services).compose(payload, _ENDING_INDEX)
 
 
 def _code(error: Exception) -> ErrorCode:
     if isinstance(error, MillstreamError):
         return error.code
     return "timeout" if isinstance(error, TimeoutError) else "bug"
-
-
-def _unexpected(spec: RoleSpec, error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"{spec.name} did not answer in time."
-    return f"{spec.name} failed unexpectedly ({type(error).__name__}); the log has the details."
 
 
 @dataclass(frozen=True)

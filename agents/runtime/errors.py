@@ -8,7 +8,7 @@
     │   ├── RefusedMessageError   well-formed, but the pipeline must not take it: dead letter
     │   ├── UnapprovedStepError   no approved verdict for this very plan: the step is refused
     │   └── UnusableAnswerError   it was done, but what came back cannot be used (in outcomes)
-    ├── TransientError            may succeed in a moment: retried in place, then given up
+    ├── TransientError            may succeed in a moment: retried in place, then from delay topics
     │   └── NotSentError          nothing left this process, so even an effect may be tried again
     │       └── BreakerOpenError  the dependency is left alone for a while (in breaker)
     ├── OutcomeUnknownError       an effect was attempted and nobody knows whether it happened

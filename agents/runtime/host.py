@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
@@ -20,12 +22,13 @@ from agents.runtime.dead_letters import DeadLetterWriter
 from agents.runtime.deadlines import Deadlines
 from agents.runtime.delays import LADDER
 from agents.runtime.delivery import Delivery, Outage, RecordDelivery
-from agents.runtime.errors import ConfigurationError, InfrastructureError
+from agents.runtime.errors import ConfigurationError, InfrastructureError, PermanentError
 from agents.runtime.health import Check, Ping, serving
 from agents.runtime.kafka import KafkaConfig, Producer
 from agents.runtime.kafka_admin import KafkaAdmin
 from agents.runtime.ledger.postgres import PostgresLedger
 from agents.runtime.metrics import Metrics
+from agents.runtime.ports import OutboxRow
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
@@ -42,6 +45,9 @@ _AT_ONCE = 256
 _WAITING = 4096
 """Records that the delayer holds at the same time: more than there are places in `_place`."""
 _SIDE_BY_SIDE = 64
+
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -316,7 +322,7 @@ async def _tick(delivery: Delivery, worker: Worker) -> None:
     while True:
         failures = outage.failures
         try:
-            await delivery.publish(await ticker(services, number), None, None)
+            await _publish_each(delivery, await ticker(services, number))
             number += 1
             outage.ends(services.clock.now(), failures_before=failures)
         except InfrastructureError as error:
@@ -325,6 +331,23 @@ async def _tick(delivery: Delivery, worker: Worker) -> None:
             worker.crash(error)
             return
         await services.clock.sleep(services.settings.router_tick)
+
+
+async def _publish_each(delivery: Delivery, rows: Sequence[OutboxRow[Any]]) -> None:
+    """Publish what a ticker found; a message that can never be sent holds up no other."""
+    try:
+        await delivery.publish(rows, None, None)
+    except PermanentError:
+        for row in rows:
+            try:
+                await delivery.publish(row, None, None)
+            except PermanentError as error:
+                _log.error(  # the reason says it all, and it comes at each tick
+                    "unpublishable",
+                    row=row.row_id,
+                    correlation_id=str(row.message.correlation_id),
+                    reason=error.reason,
+                )
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

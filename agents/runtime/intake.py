@@ -6,7 +6,6 @@ record, so that whoever reads the same record finds the same ids: the intent par
 sink. Unknown fields are accepted and reported in ``unknown_fields``.
 """
 
-from datetime import UTC, datetime
 from typing import Final, cast
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from pydantic_core import from_json
 
 from agents.runtime.codec import invalid
 from agents.runtime.errors import InvalidMessageError
+from agents.runtime.nesting import MAX_DEPTH, is_too_deep
 from agents.runtime.records import Record
 from schemas import AgentMessage, ExecutionRequest, JsonObject, compose
 from schemas.base import Name
@@ -40,7 +40,7 @@ def read_request(record: Record, *, lane: str) -> AgentMessage[ExecutionRequest]
     tenant = request.tenant
     message_id = _message_id(record, envelope, tenant)
     correlation_id, external_id = _correlation_id(record, envelope, tenant, message_id)
-    received_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    received_at = record.time
     return compose(
         request,
         message_id=message_id,
@@ -68,6 +68,8 @@ def _body(record: Record) -> tuple[JsonObject, JsonObject]:
             f"the value is a JSON {_kind(parsed)}, not an object such as "
             '{"text": "restart checkout in staging"}'
         )
+    if is_too_deep(parsed):
+        raise InvalidMessageError(f"the value nests deeper than {MAX_DEPTH} levels")
     body = cast("JsonObject", parsed)
     payload = body.get("payload")
     if "message_type" in body and isinstance(payload, dict):

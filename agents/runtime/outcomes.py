@@ -40,6 +40,7 @@ from agents.runtime.errors import (
     PermanentError,
     TransientError,
 )
+from agents.runtime.nesting import MAX_DEPTH, is_too_deep
 from agents.runtime.ports import Clock
 from agents.runtime.resilience import Backoff, call_with_backoff
 from schemas import Failure, JsonObject, Step, StepResult
@@ -99,11 +100,17 @@ async def carry_out(
                 call, backoff, clock=clock, random=random, deadline=deadline, name=step.action
             )
         check_output(output)
+        return _success(step, output, started_at=started_at, finished_at=clock.now())
     except Exception as error:
         if isinstance(error, InfrastructureError) and is_repeatable(step):
             raise
         ending = _over_time(step) if limit.expired() else judge(step, error)
         return result_of(step, ending, started_at=started_at, finished_at=clock.now())
+
+
+def _success(
+    step: Step, output: JsonObject, *, started_at: datetime, finished_at: datetime
+) -> StepResult:
     return StepResult(
         request_id=step.request_id,
         run_no=step.run_no,
@@ -113,7 +120,7 @@ async def carry_out(
         status="success",
         output=output,
         started_at=started_at,
-        finished_at=clock.now(),
+        finished_at=finished_at,
     )
 
 
@@ -170,6 +177,8 @@ def unknown(code: ErrorCode, reason: str) -> Ending:
 def sayable(text: str) -> str:
     """``text`` as a failure's reason may hold it: without control characters, and not too long."""
     cleaned = _CONTROL_CHARACTERS.sub(" ", text).strip()
+    # A surrogate that stands alone has no form in UTF-8.
+    cleaned = cleaned.encode(errors="replace").decode()
     return cleaned[:_MAX_REASON] or "no reason was given"
 
 
@@ -183,6 +192,10 @@ def check_output(output: object) -> None:
     if not isinstance(output, dict) or not all(isinstance(name, str) for name in output):
         raise UnusableAnswerError(
             f"the executor returned {type(output).__name__}, not a JSON object", code="bug"
+        )
+    if is_too_deep(output):
+        raise UnusableAnswerError(
+            f"the output nests deeper than {MAX_DEPTH} levels", code="message_too_large"
         )
     try:
         text = json.dumps(output, ensure_ascii=False, allow_nan=False)

@@ -1,10 +1,13 @@
 """Records, as they are read from Kafka and as they are written to it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
 
 Headers = tuple[tuple[str, bytes | None], ...]
 TopicPartition = tuple[str, int]
+_LAST_MOMENT: Final = 253_402_300_799_000
+"""The end of the year 9999, in milliseconds."""
 
 
 class Record(NamedTuple):
@@ -21,6 +24,11 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+    @property
+    def time(self) -> datetime:
+        """The record's time; one outside what a calendar has is moved to its edge."""
+        return datetime.fromtimestamp(min(max(self.timestamp_ms, 0), _LAST_MOMENT) / 1000, UTC)
 
     def header(self, name: str) -> bytes | None:
         """Return the value of the last header called ``name``, as Kafka's own clients do."""

@@ -51,8 +51,9 @@ class Settings(BaseSettings):
     off on the embedded broker, which forgets the numbers when it restarts and then refuses them."""
     database_url: SecretStr = SecretStr("postgresql://postgres@127.0.0.1:5432/millstream")
     database_pool_size: Annotated[int, Field(ge=1, le=100)] = 4
-    database_timeout: Annotated[float, Field(ge=0.5)] = 30.0
-    """How long Postgres may take over one statement; what takes longer counts as away."""
+    database_timeout: Annotated[float, Field(ge=0.5)] = 5.0
+    """How long Postgres may take over one statement; what takes longer counts as away. Well below
+    ``handler_timeout``, so that a Postgres that hangs is not taken for a handler that does."""
     lane: Lane = ""
     """The prefix of every topic and group; empty for production, else it ends in a dot."""
     topics_file: Path = ROOT / "topics.yaml"

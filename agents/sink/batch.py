@@ -7,7 +7,6 @@ it came.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from agents.runtime.errors import InvalidMessageError
@@ -79,7 +78,7 @@ class Sorter:
             topic_id=topic_id or "",
             partition=record.partition,
             offset=record.offset,
-            recorded_at=datetime.fromtimestamp(record.timestamp_ms / 1000, UTC),
+            recorded_at=record.time,
             code=error.code,
             reason=text(error.reason) or "",
             key=record.key,

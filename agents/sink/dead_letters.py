@@ -1,7 +1,6 @@
 """A dead letter's row, from the headers that say what happened to its record."""
 
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -48,7 +47,7 @@ def read_dead_letter(record: Record, *, lane: str) -> DeadLetterRow:
         headers=headers_json(record.headers),
         partition=record.partition,
         offset=record.offset,
-        dead_lettered_at=datetime.fromtimestamp(record.timestamp_ms / 1000, UTC),
+        dead_lettered_at=record.time,
     )
 
 

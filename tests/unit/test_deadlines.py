@@ -57,6 +57,20 @@ async def test_a_cancellation_from_outside_wins_over_a_limit_at_the_same_time() 
         await task
 
 
+async def test_a_handler_that_makes_an_error_of_its_cancellation_leaves_none_behind() -> None:
+    async def convert() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            raise KeyError("converted") from None
+
+    with pytest.raises(KeyError):
+        await Deadlines(0.01).limit(convert())
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
 async def test_an_error_is_raised_as_it_is() -> None:
     async def fail() -> None:
         raise KeyError("x")

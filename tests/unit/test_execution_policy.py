@@ -545,7 +545,7 @@ def nested(depth: int) -> JsonObject:
         ({"value": "half a pair: \ud800"}, "bug"),
         ({"value": "nul: \0"}, "invalid_message"),
         ({"\0": 1}, "invalid_message"),
-        (nested(100_000), "bug"),
+        (nested(100_000), "message_too_large"),
     ],
     ids=str.split(
         "large large_in_utf8 list nothing key object nan surrogate nul nul_in_key too_deep"

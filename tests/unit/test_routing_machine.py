@@ -369,3 +369,33 @@ def finish(execution: Execution) -> None:
         latest = {step.step_id: step for step in execution.started}
         for step_id in running:
             execution.sees(result(latest[step_id]))
+
+
+def test_a_late_outcome_does_not_end_what_a_verdict_has_begun() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    late = Outcome(request_id=REQUEST, status="failed", code="timeout", reason="judged twice")
+    assert execution.sees(late) is None
+    assert execution.status == "running"
+
+
+def test_outputs_that_no_message_could_carry_fail_their_step() -> None:
+    execution = Execution()
+    execution.sees(verdict(*(planned(f"s{number}") for number in range(8))))
+    for step in list(execution.started):
+        execution.sees(result(step, text="x" * 250_000))
+    assert execution.status == "failed"
+    assert execution.run is not None
+    failed = [step for step in execution.run.steps if step.status == "failed"]
+    assert {step.failure.code for step in failed if step.failure} == {"message_too_large"}
+    assert sum(len(str(step.output)) for step in execution.run.steps) < 2_000_000
+
+
+def test_nobody_waits_for_years_because_the_other_side_says_so() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    told = Failure(code="rate_limited", reason="429", retriable=True, retry_after=1e12)
+    answer = result(execution.started[0], "failed", retriable=True)
+    execution.sees(answer.model_copy(update={"failure": told}))
+    assert execution.run is not None
+    assert execution.run.next_wakeup == EPOCH + timedelta(hours=1)

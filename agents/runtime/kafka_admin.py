@@ -203,9 +203,15 @@ class KafkaAdmin:
             request_timeout=self._timeout,
             operation_timeout=self._timeout,
         )
-        self._settle({spec.name: futures[spec.name] for spec in specs}, "create topics")
-        names = [spec.name for spec in specs]
-        self._wait_until(lambda: len(self._describe(names)) == len(names))
+        try:
+            self._settle({spec.name: futures[spec.name] for spec in specs}, "create topics")
+        finally:
+            made = [
+                name
+                for name, future in futures.items()
+                if future.done() and future.exception() is None
+            ]
+            self._wait_until(lambda: len(self._describe(made)) == len(made))
 
     def alter_configs(self, name: str, config: Mapping[str, str]) -> None:
         """Set the given keys of one topic; its other keys keep their values.

@@ -33,7 +33,8 @@ class Journal:
         path.touch()
 
     def places(self, event: str) -> Counter[Place]:
-        lines = (line.split() for line in self.path.read_text().splitlines())
+        whole, _, _ = self.path.read_text().rpartition("\n")  # the last line may be half written
+        lines = (line.split() for line in whole.splitlines())
         return Counter((int(line[1]), int(line[2])) for line in lines if line[0] == event)
 
     def repeated_by_partition(self) -> dict[int, int]:

@@ -51,7 +51,8 @@ class Member:
         return {line.split()[1] for line in self.lines()[first_line:]}
 
     def lines(self) -> list[str]:
-        return self.journal.read_text().splitlines()
+        whole, _, _ = self.journal.read_text().rpartition("\n")  # the last may be half written
+        return whole.splitlines()
 
 
 @pytest.fixture
@@ -67,6 +68,15 @@ def member(kafka: KafkaServer, lane: str, tmp_path: Path) -> Iterator[Callable[[
     for each in members:
         each.process.kill()
         each.process.wait()
+
+
+async def both_go_on(one: Member, other: Member, lines: int) -> None:
+    before = len(one.lines()), len(other.lines())
+    await eventually(
+        lambda: len(one.lines()) > before[0] + lines and len(other.lines()) > before[1] + lines,
+        "both go on",
+        30,
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -88,13 +98,15 @@ async def test_a_restart_within_the_session_resumes_soon_and_moves_no_partition(
         lambda: bool(one.partitions(-100)) and bool(other.partitions(-100)), "both take part"
     )
     # Until the group has settled, the first of them had all partitions.
-    mark = len(one.lines()), len(other.lines())
     await eventually(
         lambda: len(one.partitions(-200)) == len(other.partitions(-200)) == PARTITIONS // 2,
         "the partitions are shared out",
     )
+    # What was under way when they were shared out is finished where it began.
+    await both_go_on(one, other, 200)
     mark = len(one.lines()), len(other.lines())
-    mine, theirs = one.partitions(-200), other.partitions(-200)
+    await both_go_on(one, other, 1000)
+    mine, theirs = one.partitions(mark[0]), other.partitions(mark[1])
     assert not mine & theirs
 
     one.end(number)

@@ -188,9 +188,11 @@ def test_a_server_does_not_outlive_its_owner_however_that_dies(
     end: signal.Signals, tmp_path: Path
 ) -> None:
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from pathlib import Path\n"
         "from ops.local import TansuBroker\n"
+        # Ignored, and inherited as such, where the tests themselves run in the background.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "broker = TansuBroker(Path(sys.argv[1]))\n"
         "broker.start()\n"
         "print(broker.pid, flush=True)\n"

@@ -107,6 +107,7 @@ async def test_a_killed_worker_loses_nothing_and_repeats_at_most_the_window(
         successor.send_signal(signal.SIGKILL)
         successor.wait()
     last = start_worker(address, group, topic)
+    await eventually(lambda: (0, last.pid) in journal.places("up"), "it minds signals", 60)
     await eventually(lambda: len(journal.places("end")) == count, "all are handled", 60)
     last.send_signal(signal.SIGTERM)
     assert last.wait(15) == 0

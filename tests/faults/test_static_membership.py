@@ -52,7 +52,7 @@ class Member:
 
     def lines(self) -> list[str]:
         whole, _, _ = self.journal.read_text().rpartition("\n")  # the last may be half written
-        return whole.splitlines()
+        return [line for line in whole.splitlines() if not line.startswith("up")]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Arguments: bootstrap servers, group, topic, file, window, seconds that a handler takes.
 GROUP_INSTANCE_ID in the environment makes it a static member.
 A line is ``start`` or ``end``, partition and offset; it is in the file when the handler goes on.
+Before them stands a line ``up``, 0 and the process id, when the process minds signals.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ def main() -> None:
     subscription = Subscription("role", group, (topic,), handle, window=int(window))
 
     async def run() -> None:
+        # Runs when `run_worker` waits for the first time: it has taken over the signals by then.
+        asyncio.get_running_loop().call_soon(os.write, log, b"up 0 %d\n" % os.getpid())
         await run_worker(Worker(config, [subscription]))
 
     asyncio.run(run())

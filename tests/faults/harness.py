@@ -35,7 +35,7 @@ SESSION_SECONDS: Final = 4
 """After so long without a sign of life the group gives a process up."""
 _PARTITIONS: Final = 3
 _STEP_TIMEOUT: Final = "4s"
-_START_SECONDS: Final = 60.0
+_START_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.05
 _READY: Final = "ready"
 _TAIL_LINES: Final = 25

@@ -15,7 +15,7 @@ from faults.load import Load
 
 from agents.runtime.kafka_admin import KafkaAdmin
 
-_SECONDS: Final = 60.0
+_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.05
 _REQUESTS: Final = 30
 

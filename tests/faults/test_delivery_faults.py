@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from support import recording_worker
-from support.delivery import committed, config, create_topic, eventually, produce, running
+from support.delivery import committed, config, create_topic, produce, running
 from support.kafka_servers import KafkaServer
+from support.waiting import eventually
 
 from agents.runtime.kafka import Outgoing, Producer
 from agents.runtime.records import Record
@@ -107,8 +108,8 @@ async def test_a_killed_worker_loses_nothing_and_repeats_at_most_the_window(
         successor.send_signal(signal.SIGKILL)
         successor.wait()
     last = start_worker(address, group, topic)
-    await eventually(lambda: (0, last.pid) in journal.places("up"), "it minds signals", 60)
-    await eventually(lambda: len(journal.places("end")) == count, "all are handled", 60)
+    await eventually(lambda: (0, last.pid) in journal.places("up"), "it minds signals")
+    await eventually(lambda: len(journal.places("end")) == count, "all are handled")
     last.send_signal(signal.SIGTERM)
     assert last.wait(15) == 0
     assert committed(address, group) == count
@@ -164,14 +165,14 @@ async def test_a_frozen_worker_neither_blocks_the_group_nor_commits_over_its_suc
     topic = create_topic(address, f"{lane}orders.v1")
     await produce(address, topic, [(b"k%d" % i, b"") for i in range(count)])
     frozen = start_worker(address, group, topic)
-    await eventually(lambda: len(journal.places("end")) > 300, "some are handled", 60)
+    await eventually(lambda: len(journal.places("end")) > 300, "some are handled")
     frozen.send_signal(signal.SIGSTOP)
     successor = start_worker(address, group, topic)
-    await eventually(lambda: len(journal.places("end")) == count, "all are handled", 60)
+    await eventually(lambda: len(journal.places("end")) == count, "all are handled")
     await eventually(lambda: committed(address, group) == count, "all is committed")
     frozen.send_signal(signal.SIGCONT)
     await produce(address, topic, [(b"k%d" % i, b"") for i in range(200)])
-    await eventually(lambda: committed(address, group) == count + 200, "both go on", 60)
+    await eventually(lambda: committed(address, group) == count + 200, "both go on")
     assert max(journal.repeated_by_partition().values()) <= WINDOW
     for process in (frozen, successor):
         process.send_signal(signal.SIGTERM)
@@ -204,7 +205,7 @@ async def test_a_killed_broker_is_waited_for_and_work_goes_on_by_itself(
             at_death = len(confirmed)
             assert at_death < count
             server.start()
-            await eventually(lambda: len(confirmed) == count, "all are confirmed", 90)
+            await eventually(lambda: len(confirmed) == count, "all are confirmed")
             await eventually(lambda: committed(address, "role") == count, "all is committed")
             assert worker._crash is None
         await producer.close()

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from confluent_kafka import Producer
 from support.kafka_servers import KafkaServer
+from support.waiting import wait_until
 
 from agents.runtime.database import Database
 from agents.runtime.errors import DatabaseUnavailableError
@@ -24,13 +25,6 @@ TEXTS = ("status of checkout in staging", "restart search in development")
 TIME_LIMIT = 1.0
 #: After the time limit of the server and the client's grace, a server that hangs is given up.
 GIVEN_UP_SECONDS = TIME_LIMIT + 5.0
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.1)
 
 
 class Pipeline:
@@ -89,7 +83,7 @@ class Pipeline:
         for process in (WORKER, SINK):
             away = self.said(process, "infrastructure_away")
             assert set(away.values()) <= {1}, away
-            eventually(
+            wait_until(
                 lambda away=away, process=process: (  # type: ignore[misc] # binds the loop variables
                     self.said(process, "infrastructure_back") == away
                 ),
@@ -116,7 +110,7 @@ def pipeline(
 
 def test_a_server_that_crashes_is_waited_for(pipeline: Pipeline) -> None:
     pipeline.send(150)
-    eventually(lambda: pipeline.statuses()["success"] > 10, "some have ended")
+    wait_until(lambda: pipeline.statuses()["success"] > 10, "some have ended")
     pipeline.postgres.restart(immediate=True)
     pipeline.send(50)
     pipeline.wait_until_all_succeed()
@@ -125,14 +119,14 @@ def test_a_server_that_crashes_is_waited_for(pipeline: Pipeline) -> None:
 
 def test_a_server_that_hangs_is_given_up_and_found_again(pipeline: Pipeline) -> None:
     pipeline.send(100)
-    eventually(lambda: pipeline.statuses()["success"] > 10, "some have ended")
+    wait_until(lambda: pipeline.statuses()["success"] > 10, "some have ended")
     pipeline.postgres.pause()
     pipeline.send(50)
     began = time.monotonic()
-    eventually(
+    wait_until(
         lambda: "no answer" in pipeline.readiness(WORKER)["ledger"], "it is not ready any more"
     )
-    eventually(
+    wait_until(
         lambda: (
             bool(pipeline.said(WORKER, "infrastructure_away"))
             and bool(pipeline.said(SINK, "infrastructure_away"))

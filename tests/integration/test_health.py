@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.delivery import create_topic, eventually, produce, running
+from support.delivery import create_topic, produce, running
 from support.kafka_servers import KafkaServer
 from support.pipeline_processes import PipelineProcess, create_topics, variables
-from support.sink_log import wait_until
+from support.waiting import eventually, wait_until
 
 from agents.executors import SETTINGS_MODELS
 from agents.runtime import Context, role

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer
 from support.kafka_servers import KafkaServer
+from support.waiting import wait_until
 
 from agents.runtime.errors import KafkaUnavailableError
 from agents.runtime.kafka_admin import KafkaAdmin, NewTopicSpec, wait_until_reachable
@@ -64,13 +65,6 @@ def write_script(path: Path, body: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
 
 
 def is_gone(pid: int) -> bool:
@@ -178,7 +172,9 @@ def test_a_paused_process_can_be_stopped(tmp_path: Path) -> None:
     with process:
         pid = process.pid
         process.pause()
-        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+        wait_until(
+            lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the process is stopped"
+        )
 
     assert is_gone(pid)
 
@@ -209,7 +205,7 @@ def test_a_server_does_not_outlive_its_owner_however_that_dies(
         assert not is_gone(pid)
         owner.send_signal(end)
 
-    wait_until(lambda: is_gone(pid))
+    wait_until(lambda: is_gone(pid), "the process is gone")
 
 
 def test_a_start_is_refused_while_another_process_listens_on_the_port(tmp_path: Path) -> None:
@@ -365,7 +361,7 @@ def test_postgres_answers_and_leaves_nothing(postgres: EmbeddedPostgres) -> None
     assert row == ("on", False, 2)
 
     postgres.stop()
-    wait_until(lambda: all(is_gone(pid) for pid in pids))
+    wait_until(lambda: all(is_gone(pid) for pid in pids), "all are gone")
     assert not is_listening(postgres.port)
 
 

@@ -23,8 +23,8 @@ from support.sink_log import (
     now,
     positions,
     running,
-    wait_until,
 )
+from support.waiting import wait_until
 
 from agents.runtime.dead_letters import dead_letter
 from agents.runtime.errors import InvalidMessageError

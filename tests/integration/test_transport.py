@@ -8,8 +8,9 @@ from collections import defaultdict
 
 import psutil
 import pytest
-from support.delivery import committed, config, create_topic, eventually, produce, running
+from support.delivery import committed, config, create_topic, produce, running
 from support.kafka_servers import KafkaServer
+from support.waiting import eventually
 
 from agents.runtime.errors import DeliveryError, InfrastructureError, KafkaUnavailableError
 from agents.runtime.kafka import KafkaConfig, MessageTooLargeError, Outgoing, Producer

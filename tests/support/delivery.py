@@ -1,8 +1,6 @@
 """Helpers of the tests that send records through a worker on a real broker."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from agents.runtime.kafka import KafkaConfig, Outgoing, Producer
@@ -36,14 +34,6 @@ async def produce(
         await producer.send_all(Outgoing(topic, key, value) for key, value in records)
     finally:
         await producer.close()
-
-
-async def eventually(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

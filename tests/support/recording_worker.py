@@ -1,7 +1,8 @@
 """A worker process that writes down what it handles: tests kill, freeze and stop it.
 
 Arguments: bootstrap servers, group, topic, file, window, seconds that a handler takes.
-GROUP_INSTANCE_ID in the environment makes it a static member.
+GROUP_INSTANCE_ID in the environment makes it a static member, SESSION_SECONDS is its session's
+timeout.
 A line is ``start`` or ``end``, partition and offset; it is in the file when the handler goes on.
 Before them stands a line ``up``, 0 and the process id, when the process minds signals.
 """
@@ -26,7 +27,7 @@ def main() -> None:
 
     config = KafkaConfig(
         bootstrap_servers=servers,
-        session_timeout=6.0,
+        session_timeout=float(os.environ.get("SESSION_SECONDS", "6")),
         fetch_wait_ms=20,
         group_instance_id=os.environ.get("GROUP_INSTANCE_ID"),
     )

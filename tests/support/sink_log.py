@@ -1,7 +1,6 @@
 """A lane's topics as the sink's tests use them: written by a plain client, read back, compared."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event, Thread
@@ -26,14 +25,6 @@ from schemas.registry import PAYLOADS
 
 TOPOLOGY: Final = load_topology(ROOT / "topics.yaml")
 SPECS: Final = TOPOLOGY.consumed_by("sink")
-
-
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 45.0) -> None:
-    """Return when ``condition`` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"after {seconds:.0f} s still not so: {what}"
-        time.sleep(0.05)
 
 
 class Log:

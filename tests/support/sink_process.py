@@ -8,6 +8,7 @@ import threading
 
 from agents.runtime.kafka import KafkaConfig
 from agents.runtime.settings import load_settings
+from agents.runtime.telemetry import configure_logging
 from agents.runtime.topology import load_topology
 from agents.sink import SinkOptions, assemble_sink
 
@@ -15,6 +16,8 @@ from agents.sink import SinkOptions, assemble_sink
 def main() -> None:
     """Run until SIGTERM."""
     settings = load_settings()
+    # Several write to one file: each line must be one write, which structlog's default is not.
+    configure_logging(log_format="console", level="info")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     kafka = KafkaConfig(

@@ -90,7 +90,6 @@ async def test_a_killed_worker_loses_nothing_and_repeats_at_most_the_window(
         await eventually(
             lambda at=kill_at: len(journal.places("end")) > at,  # type: ignore[misc] # binds the loop variable
             "some are handled",
-            60,
         )
         before = journal.repeated_by_partition()
         worker.send_signal(signal.SIGKILL)
@@ -100,7 +99,6 @@ async def test_a_killed_worker_loses_nothing_and_repeats_at_most_the_window(
         await eventually(
             lambda at=started: len(journal.places("start")) > at + WINDOW,  # type: ignore[misc] # as above
             "the successor goes on",
-            60,
         )
         after = journal.repeated_by_partition()
         repeated = {each: after[each] - before.get(each, 0) for each in after}

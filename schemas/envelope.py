@@ -99,19 +99,21 @@ def compose(
 
     Nothing is validated again: every argument comes from a validated message or from code.
     """
-    return AgentMessage.model_construct(
-        message_id=message_id,
-        correlation_id=correlation_id,
-        causation_id=causation_id,
-        from_agent=from_agent,
-        to_agent=to_agent,
-        message_type=type(payload).__name__,
-        schema_version=payload.schema_version,
-        payload=payload,
-        timestamp=timestamp,
-        received_at=received_at,
-        tenant=tenant,
-        attempt=attempt,
-        lane=lane,
-        external_id=external_id,
+    return AgentMessage.of(
+        {
+            "message_id": message_id,
+            "correlation_id": correlation_id,
+            "causation_id": causation_id,
+            "from_agent": from_agent,
+            "to_agent": to_agent,
+            "message_type": type(payload).__name__,
+            "schema_version": payload.schema_version,
+            "payload": payload,
+            "timestamp": timestamp,
+            "received_at": received_at,
+            "tenant": tenant,
+            "attempt": attempt,
+            "lane": lane,
+            "external_id": external_id,
+        }
     )

@@ -118,18 +118,16 @@ def _judge(
         # cancelled before it came, changes nothing.
         return _in_use(run, verdict.request_id)
     plan = verdict.plan
-    run = _begin(message, now, broker).model_copy(
-        update={
-            "request_id": verdict.request_id,
-            "title": plan.title,
-            "requester": plan.requester,
-            "plan": plan,
-            "plan_id": verdict.plan_id,
-            "steps": tuple(
-                StepState(step_id=step.step_id, action=step.action, status="pending")
-                for step in plan.steps
-            ),
-        }
+    run = _begin(message, now, broker).replace(
+        request_id=verdict.request_id,
+        title=plan.title,
+        requester=plan.requester,
+        plan=plan,
+        plan_id=verdict.plan_id,
+        steps=tuple(
+            StepState(step_id=step.step_id, action=step.action, status="pending")
+            for step in plan.steps
+        ),
     )
     if verdict.decision == "approved":
         return _progress(run.moved(ExecutionStatus.RUNNING), message.message_id, now)
@@ -146,12 +144,8 @@ def _conclude(
     run: Run | None, message: AgentMessage[Payload], outcome: Outcome, now: datetime, broker: str
 ) -> Answer:
     if run is None:
-        run = _begin(message, now, broker).model_copy(
-            update={
-                "request_id": outcome.request_id,
-                "title": outcome.title,
-                "requester": outcome.requester,
-            }
+        run = _begin(message, now, broker).replace(
+            request_id=outcome.request_id, title=outcome.title, requester=outcome.requester
         )
     elif (refusal := _in_use(run, outcome.request_id)) is not None:
         return refusal
@@ -200,8 +194,8 @@ def _take(
         update["status"] = "waiting_retry"
         delay = min(planned.retry.delay_after(step.attempt), LONGEST_RETRY) * (1 + _JITTER * jitter)
         due = now + timedelta(seconds=min(max(delay, failure.retry_after or 0.0), LONGEST_RETRY))
-        run = run.model_copy(update={"retry_at": {**run.retry_at, step.step_id: due}})
-    run = run.with_step(step.model_copy(update=update))
+        run = run.replace(retry_at={**run.retry_at, step.step_id: due})
+    run = run.with_step(step.replace(**update))
     return _progress(run, message.message_id, now)
 
 
@@ -224,10 +218,9 @@ def _lose(run: Run, now: datetime) -> Answer:
     if not run.is_open:
         return None
     steps = tuple(
-        step if step.status in _SETTLED else step.model_copy(update={"status": "skipped"})
-        for step in run.steps
+        step if step.status in _SETTLED else step.replace(status="skipped") for step in run.steps
     )
-    run = run.model_copy(update={"steps": steps, "retry_at": {}}).moved(
+    run = run.replace(steps=steps, retry_at={}).moved(
         ExecutionStatus.FAILED,
         code="broker_reset",
         reason="The broker that carried this execution is gone with its topics; send it again.",
@@ -301,15 +294,13 @@ def _dispatch_ready(run: Run, now: datetime, dispatch: list[Step]) -> Run:
             }
         except PermanentError as error:
             failure = Failure(code=error.code, reason=error.reason)
-            run = run.with_step(step.model_copy(update={"status": "failed", "failure": failure}))
+            run = run.with_step(step.replace(status="failed", failure=failure))
             break
         attempt = step.attempt + 1
         dispatch.append(_order(run, planned, attempt, parameters))
         retry_at = {name: due for name, due in run.retry_at.items() if name != planned.step_id}
-        started = step.model_copy(
-            update={"status": "running", "attempt": attempt, "started_at": step.started_at or now}
-        )
-        run = run.with_step(started).model_copy(update={"retry_at": retry_at})
+        started = step.replace(status="running", attempt=attempt, started_at=step.started_at or now)
+        run = run.with_step(started).replace(retry_at=retry_at)
     return run
 
 
@@ -369,12 +360,10 @@ def _has_failed(run: Run) -> bool:
 
 def _skip_pending(run: Run) -> Run:
     steps = tuple(
-        step.model_copy(update={"status": "skipped"})
-        if step.status in ("pending", "waiting_retry")
-        else step
+        step.replace(status="skipped") if step.status in ("pending", "waiting_retry") else step
         for step in run.steps
     )
-    return run.model_copy(update={"steps": steps, "retry_at": {}})
+    return run.replace(steps=steps, retry_at={})
 
 
 def _planned(run: Run, step_id: str) -> PlanStep:
@@ -384,4 +373,4 @@ def _planned(run: Run, step_id: str) -> PlanStep:
 
 
 def _next_version(run: Run, cause: UUID, now: datetime) -> Run:
-    return run.model_copy(update={"version": run.version + 1, "cause": cause, "updated_at": now})
+    return run.replace(version=run.version + 1, cause=cause, updated_at=now)

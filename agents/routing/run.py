@@ -68,7 +68,7 @@ class Run(Model):
     def with_step(self, changed: StepState) -> "Run":
         """The run with one step replaced."""
         steps = tuple(changed if step.step_id == changed.step_id else step for step in self.steps)
-        return self.model_copy(update={"steps": steps})
+        return self.replace(steps=steps)
 
     def moved(
         self, status: ExecutionStatus, *, code: str | None = None, reason: str | None = None
@@ -79,7 +79,7 @@ class Run(Model):
             IllegalTransitionError: The table does not allow it.
         """
         check(self.status, status)
-        return self.model_copy(update={"status": status, "code": code, "reason": reason})
+        return self.replace(status=status, code=code, reason=reason)
 
     def as_state(self) -> ExecutionState:
         """What the world is told about this version."""

@@ -155,11 +155,18 @@ async def call_with_backoff(
         deadline: No wait is begun that would end after it.
         name: What the log calls it.
     """
+    try:
+        return await operation()
+    except backoff.exceptions as error:
+        first = error
+    # Only what has failed pays for the machinery of retries: its first attempt is that failure.
     rules = _Rules(backoff, clock, random, name, deadline)
     retrying = AsyncRetrying(sleep=clock.sleep, **rules.for_tenacity())
+    failures = iter((first,))
 
     async def attempt() -> T:
-        # tenacity awaits only what it can tell to be async, which a lambda is not.
+        for failure in failures:
+            raise failure
         return await operation()
 
     return await retrying(attempt)

@@ -5,6 +5,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import schemas
@@ -16,6 +19,7 @@ from schemas import (
     PlanStep,
     RetryPolicy,
     Verdict,
+    canonical_json,
     compose,
     envelope_type,
     hash_plan,
@@ -177,3 +181,25 @@ def test_retries_wait_longer_each_time() -> None:
 def test_envelope_classes_are_made_once() -> None:
     assert envelope_type(ExecutionRequest) is envelope_type(ExecutionRequest)
     assert issubclass(envelope_type(ExecutionRequest), AgentMessage)
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(_JSON)
+def test_the_quick_way_to_canonical_json_gives_the_same_bytes(value: Any) -> None:
+    assert canonical_json(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("value", [2**53, -(2**53), float("nan"), float("inf"), "\ud800"])
+def test_what_has_no_canonical_form_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # each is refused in its own words
+        canonical_json({"parameters": [value]})

@@ -219,4 +219,4 @@ def _envelopes(
         envelope(index, step, attempt=step.attempt, to=f"executor_{step.executor}")
         for index, step in enumerate(moved.dispatch, start=1)
     )
-    return (envelope(0, run.as_state()), *steps)
+    return (envelope(0, run.as_state(moved.judgement)), *steps)

@@ -21,7 +21,7 @@ from schemas.plan import (
 from schemas.registry import PAYLOADS
 from schemas.report import ExecutionReport, TimelineEntry
 from schemas.request import ExecutionRequest, Requester
-from schemas.state import ExecutionState, ExecutionStatus, StepState
+from schemas.state import ExecutionState, ExecutionStatus, Judgement, StepState
 from schemas.step import Failure, Step, StepResult
 from schemas.verdict import Reason, Verdict
 
@@ -39,6 +39,7 @@ __all__ = [
     "IntendedAction",
     "Intent",
     "JsonObject",
+    "Judgement",
     "Model",
     "Outcome",
     "Payload",

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 from uuid import UUID
 
 from pydantic import ConfigDict, Field
@@ -21,6 +21,7 @@ from schemas.base import (
 )
 from schemas.plan import CostEstimate
 from schemas.step import Failure
+from schemas.verdict import Decision, Reason, Verdict
 
 
 class ExecutionStatus(StrEnum):
@@ -78,6 +79,32 @@ class StepState(Model):
     finished_at: UtcDatetime | None = None
 
 
+class Judgement(Model):
+    """The verdict that the router accepted, without its plan.
+
+    Under a correlation id that was used twice there may be verdicts on several plans.
+    """
+
+    verdict_id: UUID
+    """The verdict's message id."""
+    evaluation: Annotated[int, Field(ge=1)]
+    """The evaluation of the plan that it judges."""
+    decision: Decision
+    reasons: tuple[Reason, ...] = ()
+
+    @classmethod
+    def by(cls, verdict_id: UUID, verdict: Verdict) -> Self:
+        """What ``verdict`` decides, whose message id is ``verdict_id``."""
+        return cls.of(
+            {
+                "verdict_id": verdict_id,
+                "evaluation": verdict.plan.evaluation,
+                "decision": verdict.decision,
+                "reasons": verdict.reasons,
+            }
+        )
+
+
 class ExecutionState(Payload):
     """One version of an execution's state; readers keep the highest version."""
 
@@ -122,6 +149,8 @@ class ExecutionState(Payload):
     requester: Name | None = None
     plan_id: UUID | None = None
     plan_hash: Sha256 | None = None
+    judgement: Judgement | None = None
+    """The verdict that led to this version; later versions do not repeat it."""
     steps: tuple[StepState, ...] = ()
     cost: CostEstimate = CostEstimate()
     started_at: UtcDatetime

@@ -4,7 +4,7 @@ Pure: time, jitter and the event come in as arguments, nothing goes out but the 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from schemas import (
     ExecutionStatus,
     Failure,
     JsonObject,
+    Judgement,
     Outcome,
     Payload,
     PlanStep,
@@ -53,6 +54,8 @@ class Moved:
 
     run: Run
     dispatch: tuple[Step, ...] = ()
+    judgement: Judgement | None = None
+    """The verdict that made it move, if one did."""
 
 
 Event = AgentMessage[Payload] | Wakeup | BrokerLost
@@ -130,14 +133,19 @@ def _judge(
         ),
     )
     if verdict.decision == "approved":
-        return _progress(run.moved(ExecutionStatus.RUNNING), message.message_id, now)
+        run = run.moved(ExecutionStatus.RUNNING)
+    else:
+        run = _refused(run, verdict)
+    judgement = Judgement.by(message.message_id, verdict)
+    return replace(_progress(run, message.message_id, now), judgement=judgement)
+
+
+def _refused(run: Run, verdict: Verdict) -> Run:
     code = verdict.reasons[0].code
     reason = " ".join(reason.text for reason in verdict.reasons)[:10_000]
     if verdict.decision == "needs_approval":
-        run = run.moved(ExecutionStatus.NEEDS_APPROVAL, code=code, reason=reason)
-    else:
-        run = _skip_pending(run).moved(ExecutionStatus.DENIED, code=code, reason=reason)
-    return _progress(run, message.message_id, now)
+        return run.moved(ExecutionStatus.NEEDS_APPROVAL, code=code, reason=reason)
+    return _skip_pending(run).moved(ExecutionStatus.DENIED, code=code, reason=reason)
 
 
 def _conclude(

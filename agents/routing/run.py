@@ -11,6 +11,7 @@ from schemas import (
     ExecutionState,
     ExecutionStatus,
     JsonObject,
+    Judgement,
     Model,
     Plan,
     StepState,
@@ -81,8 +82,8 @@ class Run(Model):
         check(self.status, status)
         return self.replace(status=status, code=code, reason=reason)
 
-    def as_state(self) -> ExecutionState:
-        """What the world is told about this version."""
+    def as_state(self, judgement: Judgement | None = None) -> ExecutionState:
+        """What the world is told about this version, and about the verdict that led to it."""
         if self.status is None:
             raise ValueError("a run that has not begun has no state to tell")
         return ExecutionState(
@@ -96,6 +97,7 @@ class Run(Model):
             requester=self.requester,
             plan_id=self.plan_id,
             plan_hash=self.plan.plan_hash if self.plan else None,
+            judgement=judgement,
             steps=self.steps,
             cost=self.plan.cost if self.plan else CostEstimate(),
             started_at=self.started_at,

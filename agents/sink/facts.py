@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from schemas import Failure, JsonObject, Reason
@@ -69,7 +69,7 @@ class Status(NamedTuple):
 
 
 class PlanFacts(NamedTuple):
-    """The newest plan."""
+    """A plan."""
 
     evaluation: int
     plan_id: UUID
@@ -78,12 +78,27 @@ class PlanFacts(NamedTuple):
 
 
 class VerdictFacts(NamedTuple):
-    """The verdict on the newest plan."""
+    """A verdict."""
 
     evaluation: int
     verdict_id: UUID
     decision: str
     reasons: tuple[Reason, ...]
+
+
+class Judged(NamedTuple):
+    """The plan and its verdict."""
+
+    version: int
+    """Of the state that names both; 0 where the plan or the verdict itself speaks.
+
+    Under a correlation id that was used twice there are plans and verdicts of several requests,
+    and only the router knows which of them count."""
+    plan: PlanFacts | None
+    verdict: VerdictFacts | None
+
+
+NOT_JUDGED: Final = Judged(0, None, None)
 
 
 class ReportFacts(NamedTuple):
@@ -102,8 +117,7 @@ class ExecutionDelta:
     received_at: datetime
     identity: Identity
     status: Status
-    plan: PlanFacts | None = None
-    verdict: VerdictFacts | None = None
+    judged: Judged = NOT_JUDGED
     report: ReportFacts | None = None
 
 

@@ -13,12 +13,16 @@ received   the earliest                              every message but commands
 identity   rank, then the lowest message id          see ``facts.IdentityRank``
 status     (run_no, version)                         states; before the router: run 0, see
                                                      ``facts.Stage``
-plan       (evaluation, plan id)                     plans, verdicts
-verdict    (evaluation, message id)                  verdicts
+judged     the state's version                       states that say so; plans and verdicts: 0
+.plan      (evaluation, plan id)                     plans, verdicts
+.verdict   (evaluation, message id)                  verdicts
 report     (run_no, message id)                      reports
 dispatch   attempt                                   steps, per step and run
 progress   (version, attempt)                        states; a dispatched step: version 0
 =========  ========================================  ==============================================
+
+Plan and verdict come from the state as soon as there is one: a second request under a correlation
+id that is taken is refused by the router only when its plan and its verdict are written already.
 
 Outcomes set no status: the router turns them into a state. Results set none either: the state that
 they lead to carries their output. Commands belong to the event history alone, so that a command
@@ -31,10 +35,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from agents.sink.facts import (
+    NOT_JUDGED,
     Dispatch,
     ExecutionDelta,
     Identity,
     IdentityRank,
+    Judged,
     PlanFacts,
     Progress,
     ReportFacts,
@@ -111,8 +117,7 @@ def merge_executions(a: ExecutionDelta, b: ExecutionDelta) -> ExecutionDelta:
         received_at=min(a.received_at, b.received_at),
         identity=a.identity if a.identity.precedes(b.identity) else b.identity,
         status=_greater(a.status, b.status),
-        plan=_greater_or_present(a.plan, b.plan),
-        verdict=_greater_or_present(a.verdict, b.verdict),
+        judged=_merge_judged(a.judged, b.judged),
         report=_greater_or_present(a.report, b.report),
     )
 
@@ -141,6 +146,16 @@ def _greater_or_present(a: _F | None, b: _F | None) -> _F | None:
     return _greater(a, b)
 
 
+def _merge_judged(a: Judged, b: Judged) -> Judged:
+    if a.version != b.version:
+        return a if a.version > b.version else b
+    return Judged(
+        a.version,
+        _greater_or_present(a.plan, b.plan),
+        _greater_or_present(a.verdict, b.verdict),
+    )
+
+
 def _later(a: Dispatch | None, b: Dispatch | None) -> Dispatch | None:
     if a is None or b is None:
         return a if b is None else b
@@ -161,15 +176,16 @@ def _execution(message: AgentMessage[Any], topic_id: str | None) -> ExecutionDel
             delta.status = _stage(Stage.PARSED, topic_id)
         case Plan():
             delta.status = _stage(Stage.PLANNED, topic_id)
-            delta.plan = _plan(payload, message.message_id)
+            delta.judged = Judged(0, _plan(payload, message.message_id), None)
         case Verdict():
             delta.status = _stage(Stage.PLANNED, topic_id)
-            delta.plan = _plan(payload.plan, payload.plan_id)
-            delta.verdict = VerdictFacts(
+            verdict = VerdictFacts(
                 payload.plan.evaluation, message.message_id, payload.decision, payload.reasons
             )
+            delta.judged = Judged(0, _plan(payload.plan, payload.plan_id), verdict)
         case ExecutionState():
             delta.status = _state(payload, topic_id)
+            delta.judged = _judged(payload)
         case ExecutionReport():
             delta.report = ReportFacts(payload.run_no, message.message_id, payload.summary)
         case _:  # that the execution exists; the module's docstring says why no more
@@ -187,7 +203,7 @@ def _identity(message: AgentMessage[Any]) -> Identity:
         case ExecutionRequest():
             rank, request_id = IdentityRank.REQUEST, message.message_id
             requester, title = payload.requester.user, payload.text
-        case ExecutionState() if payload.title is not None:
+        case ExecutionState() if payload.request_id is not None:
             rank, request_id = IdentityRank.STATE, payload.request_id
             requester, title = payload.requester, payload.title
         case Intent() | Plan():
@@ -234,6 +250,20 @@ def _state(state: ExecutionState, topic_id: str | None) -> Status:
 
 def _plan(plan: Plan, plan_id: UUID) -> PlanFacts:
     return PlanFacts(plan.evaluation, plan_id, plan.plan_hash, plan.cost.total)
+
+
+def _judged(state: ExecutionState) -> Judged:
+    """What a state says about plan and verdict, be it that there are none."""
+    judgement = state.judgement
+    if judgement is None or state.plan_id is None or state.plan_hash is None:
+        return NOT_JUDGED if state.plan_id else Judged(state.version, None, None)
+    return Judged(
+        state.version,
+        PlanFacts(judgement.evaluation, state.plan_id, state.plan_hash, state.cost.total),
+        VerdictFacts(
+            judgement.evaluation, judgement.verdict_id, judgement.decision, judgement.reasons
+        ),
+    )
 
 
 def _dispatched(message: AgentMessage[Any], step: Step) -> StepDelta:

@@ -110,6 +110,7 @@ class ExecutionRow(NamedTuple):
     finished_at: datetime | None
     cost: Decimal | None
     status_topic_id: str | None
+    judged_version: int
     plan_evaluation: int
     plan_id: UUID | None
     plan_hash: str | None
@@ -147,7 +148,8 @@ class StepRow(NamedTuple):
 def execution_row(lane: str, delta: ExecutionDelta) -> ExecutionRow:
     """The columns of ``history.executions`` that ``delta`` speaks of."""
     identity, status = delta.identity, delta.status
-    plan, verdict, report = delta.plan, delta.verdict, delta.report
+    judged_version, plan, verdict = delta.judged
+    report = delta.report
     return ExecutionRow(
         lane,
         delta.correlation_id,
@@ -168,6 +170,7 @@ def execution_row(lane: str, delta: ExecutionDelta) -> ExecutionRow:
         status.finished_at,
         status.cost,
         status.topic_id,
+        judged_version,
         0 if plan is None else plan.evaluation,
         None if plan is None else plan.plan_id,
         None if plan is None else plan.plan_hash,

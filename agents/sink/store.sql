@@ -16,7 +16,7 @@ CREATE TEMPORARY TABLE incoming_executions ON COMMIT DELETE ROWS AS
 SELECT
     lane, correlation_id, received_at, identity_rank, identity_source, request_id, tenant,
     external_id, requester, title, run_no, version, status, code, reason, started_at,
-    finished_at, cost, status_topic_id, plan_evaluation, plan_id, plan_hash, estimated_cost,
+    finished_at, cost, status_topic_id, judged_version, plan_evaluation, plan_id, plan_hash, estimated_cost,
     verdict_evaluation, verdict_id, verdict, verdict_reasons, report_run_no, report_id, summary
 FROM history.executions WITH NO DATA;
 
@@ -62,13 +62,13 @@ ON CONFLICT DO NOTHING;
 INSERT INTO history.executions AS e (
     lane, correlation_id, received_at, identity_rank, identity_source, request_id, tenant,
     external_id, requester, title, run_no, version, status, code, reason, started_at,
-    finished_at, cost, status_topic_id, plan_evaluation, plan_id, plan_hash, estimated_cost,
+    finished_at, cost, status_topic_id, judged_version, plan_evaluation, plan_id, plan_hash, estimated_cost,
     verdict_evaluation, verdict_id, verdict, verdict_reasons, report_run_no, report_id, summary
 )
 SELECT
     lane, correlation_id, received_at, identity_rank, identity_source, request_id, tenant,
     external_id, requester, title, run_no, version, status, code, reason, started_at,
-    finished_at, cost, status_topic_id, plan_evaluation, plan_id, plan_hash, estimated_cost,
+    finished_at, cost, status_topic_id, judged_version, plan_evaluation, plan_id, plan_hash, estimated_cost,
     verdict_evaluation, verdict_id, verdict, verdict_reasons, report_run_no, report_id, summary
 FROM incoming_executions
 ORDER BY correlation_id
@@ -108,23 +108,25 @@ ON CONFLICT (lane, correlation_id) DO UPDATE SET
         THEN excluded.cost ELSE e.cost END,
     status_topic_id = CASE WHEN (excluded.run_no, excluded.version) > (e.run_no, e.version)
         THEN excluded.status_topic_id ELSE e.status_topic_id END,
+    -- judged: a state names plan and verdict, or says that there are none
+    judged_version = greatest(e.judged_version, excluded.judged_version),
     -- plan
-    plan_evaluation = CASE WHEN (excluded.plan_evaluation, excluded.plan_id) > (e.plan_evaluation, e.plan_id)
+    plan_evaluation = CASE WHEN (excluded.judged_version, excluded.plan_evaluation, excluded.plan_id) > (e.judged_version, e.plan_evaluation, e.plan_id)
         THEN excluded.plan_evaluation ELSE e.plan_evaluation END,
-    plan_id = CASE WHEN (excluded.plan_evaluation, excluded.plan_id) > (e.plan_evaluation, e.plan_id)
+    plan_id = CASE WHEN (excluded.judged_version, excluded.plan_evaluation, excluded.plan_id) > (e.judged_version, e.plan_evaluation, e.plan_id)
         THEN excluded.plan_id ELSE e.plan_id END,
-    plan_hash = CASE WHEN (excluded.plan_evaluation, excluded.plan_id) > (e.plan_evaluation, e.plan_id)
+    plan_hash = CASE WHEN (excluded.judged_version, excluded.plan_evaluation, excluded.plan_id) > (e.judged_version, e.plan_evaluation, e.plan_id)
         THEN excluded.plan_hash ELSE e.plan_hash END,
-    estimated_cost = CASE WHEN (excluded.plan_evaluation, excluded.plan_id) > (e.plan_evaluation, e.plan_id)
+    estimated_cost = CASE WHEN (excluded.judged_version, excluded.plan_evaluation, excluded.plan_id) > (e.judged_version, e.plan_evaluation, e.plan_id)
         THEN excluded.estimated_cost ELSE e.estimated_cost END,
     -- verdict
-    verdict_evaluation = CASE WHEN (excluded.verdict_evaluation, excluded.verdict_id) > (e.verdict_evaluation, e.verdict_id)
+    verdict_evaluation = CASE WHEN (excluded.judged_version, excluded.verdict_evaluation, excluded.verdict_id) > (e.judged_version, e.verdict_evaluation, e.verdict_id)
         THEN excluded.verdict_evaluation ELSE e.verdict_evaluation END,
-    verdict_id = CASE WHEN (excluded.verdict_evaluation, excluded.verdict_id) > (e.verdict_evaluation, e.verdict_id)
+    verdict_id = CASE WHEN (excluded.judged_version, excluded.verdict_evaluation, excluded.verdict_id) > (e.judged_version, e.verdict_evaluation, e.verdict_id)
         THEN excluded.verdict_id ELSE e.verdict_id END,
-    verdict = CASE WHEN (excluded.verdict_evaluation, excluded.verdict_id) > (e.verdict_evaluation, e.verdict_id)
+    verdict = CASE WHEN (excluded.judged_version, excluded.verdict_evaluation, excluded.verdict_id) > (e.judged_version, e.verdict_evaluation, e.verdict_id)
         THEN excluded.verdict ELSE e.verdict END,
-    verdict_reasons = CASE WHEN (excluded.verdict_evaluation, excluded.verdict_id) > (e.verdict_evaluation, e.verdict_id)
+    verdict_reasons = CASE WHEN (excluded.judged_version, excluded.verdict_evaluation, excluded.verdict_id) > (e.judged_version, e.verdict_evaluation, e.verdict_id)
         THEN excluded.verdict_reasons ELSE e.verdict_reasons END,
     -- report
     report_run_no = CASE WHEN (excluded.report_run_no, excluded.report_id) > (e.report_run_no, e.report_id)
@@ -136,8 +138,8 @@ ON CONFLICT (lane, correlation_id) DO UPDATE SET
 WHERE excluded.received_at < e.received_at
     OR (excluded.identity_rank, e.identity_source) > (e.identity_rank, excluded.identity_source)
     OR (excluded.run_no, excluded.version) > (e.run_no, e.version)
-    OR (excluded.plan_evaluation, excluded.plan_id) > (e.plan_evaluation, e.plan_id)
-    OR (excluded.verdict_evaluation, excluded.verdict_id) > (e.verdict_evaluation, e.verdict_id)
+    OR (excluded.judged_version, excluded.plan_evaluation, excluded.plan_id) > (e.judged_version, e.plan_evaluation, e.plan_id)
+    OR (excluded.judged_version, excluded.verdict_evaluation, excluded.verdict_id) > (e.judged_version, e.verdict_evaluation, e.verdict_id)
     OR (excluded.report_run_no, excluded.report_id) > (e.report_run_no, e.report_id);
 
 -- name: merge_steps

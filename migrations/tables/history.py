@@ -97,6 +97,7 @@ executions: Final = Table(
     ),
     _cost("cost"),
     Column("status_topic_id", Text),
+    Column("judged_version", Integer, nullable=False, server_default=text("0")),
     _required("plan_evaluation", Integer),
     Column("plan_id", UUID),
     Column("plan_hash", Text),

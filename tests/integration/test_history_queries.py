@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
-from support.sample_history import COURSES, START, Course, history_of, topic_of
+from support.sample_history import COURSES, START, Course, history_of, topic_of, under_the_id_of
 
 from agents.runtime.dead_letters import dead_letter
 from agents.runtime.errors import InvalidMessageError
@@ -70,6 +70,11 @@ def sample(name: str, course: Course = "success", **options: Any) -> list[AgentM
 
 HISTORIES = [sample(course, course) for course in COURSES]
 HISTORIES.append(sample("success", received_at=START + timedelta(seconds=4))[:4])
+# What a second request under the same correlation id leaves behind before it is refused.
+HISTORIES += [
+    under_the_id_of(each, sample(f"refused {number}")[:4])
+    for number, each in enumerate(HISTORIES[: len(COURSES)])
+]
 EVENTS = list(itertools.chain.from_iterable(HISTORIES))
 
 

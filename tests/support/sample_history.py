@@ -1,6 +1,6 @@
 """Histories of executions as the pipeline writes them, for tests of what reads them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -18,6 +18,7 @@ from schemas import (
     Failure,
     IntendedAction,
     Intent,
+    Judgement,
     Outcome,
     Payload,
     Plan,
@@ -74,6 +75,9 @@ class History:
     received_at: datetime = START
     messages: list[AgentMessage[Any]] = field(default_factory=list)
     version: int = 0
+    verdict: AgentMessage[Verdict] | None = None
+    _told: AgentMessage[Verdict] | None = None
+    """The verdict that a state has named already."""
 
     def __post_init__(self) -> None:
         self.request_id = uuid5(_IDS, self.name)
@@ -145,6 +149,7 @@ class History:
         self.version += 1
         now = self.received_at + timedelta(milliseconds=10 * len(self.messages))
         ended = status.is_terminal and status is not ExecutionStatus.SUCCESS
+        verdict, self._told = self.verdict if self.verdict is not self._told else None, self.verdict
         self.say(
             "router",
             ExecutionState(
@@ -156,6 +161,9 @@ class History:
                 reason="it is not allowed" if ended else None,
                 title=f"restart {self.name}",
                 requester="ada",
+                plan_id=self.verdict.payload.plan_id if self.verdict else None,
+                plan_hash=self.verdict.payload.plan_hash if self.verdict else None,
+                judgement=Judgement.by(verdict.message_id, verdict.payload) if verdict else None,
                 steps=steps,
                 cost=_COST,
                 started_at=self.received_at,
@@ -310,6 +318,14 @@ def history_of(
     return history.messages
 
 
+def under_the_id_of(
+    accepted: Sequence[AgentMessage[Any]], messages: Sequence[AgentMessage[Any]]
+) -> list[AgentMessage[Any]]:
+    """``messages`` as of a second request under the correlation id of ``accepted``."""
+    used = accepted[0].correlation_id
+    return [message.model_copy(update={"correlation_id": used}) for message in messages]
+
+
 def _judge(
     history: History,
     plan: Plan,
@@ -321,7 +337,7 @@ def _judge(
         if decision == "approved"
         else (Reason(policy="risk", code="policy_denied", text="too risky at night"),)
     )
-    history.say(
+    history.verdict = history.say(
         "safety_checker",
         Verdict(
             request_id=history.request_id,

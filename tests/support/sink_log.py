@@ -198,8 +198,8 @@ def assert_rows_equal_log(database_url: str, log: Log, records: Iterable[Record]
                 each.identity.request_id,
                 each.identity.title,
                 *each.status[:3],
-                None if each.plan is None else each.plan.plan_id,
-                None if each.verdict is None else each.verdict.decision,
+                None if each.judged.plan is None else each.judged.plan.plan_id,
+                None if each.judged.verdict is None else each.judged.verdict.decision,
                 None if each.report is None else each.report.summary,
             )
             for key, each in model.executions.items()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.sample_history import COURSES, START, History, history_of
+from support.sample_history import COURSES, START, Course, History, history_of, under_the_id_of
 
 from agents.sink.facts import StepKey
 from agents.sink.fold import ReadModel, fold
@@ -17,6 +17,11 @@ HISTORIES = [history_of(course, course) for course in COURSES]
 # The same request again, received after midnight, as from a client that sends twice. It travels
 # as far as the router, which takes the first one only.
 HISTORIES.append(history_of("success", "success", received_at=START + timedelta(seconds=4))[:4])
+# A second request under the id of each; the router refuses what came of it.
+HISTORIES += [
+    under_the_id_of(each, history_of(f"refused {number}")[:4])
+    for number, each in enumerate(HISTORIES[: len(COURSES)])
+]
 EVENTS = list(itertools.chain.from_iterable(HISTORIES))
 
 
@@ -92,10 +97,7 @@ def test_a_request_sent_twice_over_midnight_is_one_execution_received_at_the_ear
 
 def test_the_router_decides_which_of_two_requests_an_execution_belongs_to() -> None:
     accepted = history_of("accepted")
-    refused = [
-        message.model_copy(update={"correlation_id": accepted[0].correlation_id})
-        for message in history_of("refused", tenant="other")[:3]
-    ]
+    refused = under_the_id_of(accepted, history_of("refused", tenant="other")[:3])
     for messages in ([*accepted, *refused], [*refused, *accepted]):
         identity = final(messages).identity
         assert (identity.request_id, identity.title, identity.tenant) == (
@@ -103,6 +105,26 @@ def test_the_router_decides_which_of_two_requests_an_execution_belongs_to() -> N
             "restart accepted",
             "default",
         )
+
+
+@pytest.mark.parametrize("course", COURSES)
+@given(st.data())
+def test_plan_and_verdict_of_a_refused_request_never_show(
+    course: Course, data: st.DataObject
+) -> None:
+    accepted = history_of("accepted", course)
+    others = [history_of(f"refused {number}", steps=1)[:4] for number in range(4)]
+    refused = [under_the_id_of(accepted, messages) for messages in others]
+    everything = data.draw(st.permutations([*accepted, *itertools.chain.from_iterable(refused)]))
+    known, judged = final(accepted), final(list(everything))
+    assert (judged.identity, judged.judged) == (known.identity, known.judged)
+
+
+def test_before_the_router_has_judged_the_newest_plan_is_shown() -> None:
+    messages = history_of("one")
+    assert final(messages[:3]).judged.plan.plan_id == messages[2].message_id
+    assert final(messages[:3]).judged.verdict is None
+    assert final(messages[:4]).judged.verdict.decision == "approved"
 
 
 def test_an_older_state_that_comes_late_changes_nothing() -> None:
@@ -130,5 +152,5 @@ def test_a_step_has_its_parameters_from_the_dispatch_and_its_output_from_the_sta
 
 
 def test_the_newest_verdict_is_kept() -> None:
-    assert final(history_of("one", "approved_later")).verdict.decision == "approved"
-    assert final(history_of("one", "denied")).verdict.reasons[0].policy == "risk"
+    assert final(history_of("one", "approved_later")).judged.verdict.decision == "approved"
+    assert final(history_of("one", "denied")).judged.verdict.reasons[0].policy == "risk"

@@ -1,7 +1,9 @@
 """``millstream worker``: a process that hosts roles."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,6 @@ from agents.runtime.telemetry import configure_logging
 from agents.runtime.topology import load_topology
 from agents.runtime.worker import Worker, run_worker
 
-_ASSIGNED_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
@@ -33,8 +34,8 @@ def work(names: Sequence[str] | None, ready_file: Path | None) -> None:
         ready_file: Made when every role has its partitions, removed at the end.
 
     Raises:
-        ConfigurationError: Settings, declarations or the broker's topics do not fit.
-        InfrastructureError: Kafka or Postgres does not answer.
+        ConfigurationError: Settings, declarations or the broker's topics do not fit, or Kafka or
+            Postgres refuses us. Where they are away they are waited for.
     """
     settings = load_settings()
     configure_logging(log_format=settings.log_format, level=settings.log_level)
@@ -85,17 +86,40 @@ async def _host(
     functions: Sequence[Callable[..., Any]],
     ready_file: Path | None,
 ) -> None:
-    async with hosting(settings, declarations, functions) as worker:
-        announcing = asyncio.create_task(_announce(worker, ready_file))
+    with stoppable() as told_to_stop:
         try:
-            await run_worker(worker)
-        finally:
-            announcing.cancel()
+            async with hosting(settings, declarations, functions) as worker:
+                announcing = asyncio.create_task(_announce(worker, ready_file))
+                try:
+                    await run_worker(worker)
+                finally:
+                    announcing.cancel()
+        except asyncio.CancelledError:
+            if not told_to_stop.is_set():
+                raise
+
+
+@contextmanager
+def stoppable() -> Iterator[asyncio.Event]:
+    """Cancel this task at a signal that comes before the worker minds them: while it starts."""
+    loop, task, told = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+
+    def stop() -> None:
+        told.set()
+        if task is not None:
+            task.cancel()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop)
+    yield told
 
 
 async def _announce(worker: Worker, ready_file: Path | None) -> None:
     """Tell whoever started us when every role has its partitions."""
-    await worker.wait_assigned(_ASSIGNED_SECONDS)
+    try:
+        await worker.wait_assigned()
+    except Exception:  # noqa: BLE001  # what ends the worker is raised by whoever runs it
+        return
     _log.info("ready")
     if ready_file is not None:
         await asyncio.to_thread(ready_file.touch)

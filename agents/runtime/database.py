@@ -8,6 +8,7 @@ which is a bug.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
@@ -32,6 +33,11 @@ _UNAVAILABLE: Final = (
     psycopg.InterfaceError,  # the connection was closed under our hands
     errors.IdleInTransactionSessionTimeout,
     errors.ReadOnlySqlTransaction,  # a standby answers where the primary was
+)
+_REFUSAL: Final = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry"
+    r"|(database|role) \"[^\"]*\" does not exist|is not permitted to log in"
+    r"|permission denied for database|does not support SSL, but SSL was required"
 )
 _ANSWER_GRACE: Final = 5.0
 """Seconds beyond the server's own time limit after which its answer is not waited for any more."""
@@ -138,16 +144,19 @@ class Database:
         self._mending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open the pool.
+        """Open the pool; may be called again where it failed.
 
         Raises:
+            ConfigurationError: The server refuses us.
             DatabaseUnavailableError: The server cannot be reached; says why.
         """
-        with translated_errors():
+        with translated_errors(), refusals_told_apart():
             # The pool itself says only that time is up; a first connection says what is wrong.
             probe = await AsyncConnection.connect(self._conninfo)
             await probe.close()
-            await self._pool.open(wait=True, timeout=self._timeout)
+        # Without waiting: a pool that was waited for in vain cannot be opened again.
+        await self._pool.open(wait=False)
+        await self.ping()
 
     async def close(self) -> None:
         """Close the pool; connections in use are closed as they come back."""
@@ -280,6 +289,27 @@ def translated_errors() -> Iterator[None]:
         raise DatabaseUnavailableError(_reason(error)) from error
 
 
+@contextmanager
+def refusals_told_apart() -> Iterator[None]:
+    """Turn what a server says to a connection that it will never take into ``ConfigurationError``.
+
+    libpq does not tell the SQLSTATE of a connection that failed, so its words must do. A server
+    that speaks another language than English is waited for, with its words in the log.
+    """
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if _REFUSAL.search(str(error)):
+            raise ConfigurationError(
+                f"Postgres refuses us: {_said(error)}; look at MILLSTREAM_DATABASE_URL"
+            ) from error
+        raise
+
+
 def _reason(error: psycopg.Error) -> str:
+    return f"Postgres is not available: {_said(error)}"
+
+
+def _said(error: psycopg.Error) -> str:
     said = " ".join(str(error).split())
-    return f"Postgres is not available: {said or type(error).__name__}"
+    return said or type(error).__name__

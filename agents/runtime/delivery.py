@@ -10,6 +10,7 @@ other ``PermanentError``   the execution fails with the reason;    goes on
 ``TransientError``, time   again in place after 1 s and 2 s; then  goes on
                            from a delay topic; then as a bug
 ``InfrastructureError``    waits, uncounted, until it is back      waits
+its fatal kinds            not acked                               stops, and says why
 anything else (a bug)      dead letter, and the execution fails    stops after too many in
                                                                    a row
 =========================  ======================================  =========================
@@ -19,9 +20,9 @@ that it caused.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -31,7 +32,7 @@ from agents.runtime.context import Context, Services
 from agents.runtime.dead_letters import DeadLetterWriter, Publisher, TooManyDeadLettersError
 from agents.runtime.deadlines import Deadlines
 from agents.runtime.delays import delayed, delivery_attempt
-from agents.runtime.endings import ending_of
+from agents.runtime.endings import ending_of, reason_of
 from agents.runtime.errors import (
     ErrorCode,
     InfrastructureError,
@@ -42,9 +43,9 @@ from agents.runtime.errors import (
     TransientError,
 )
 from agents.runtime.intake import read_request
-from agents.runtime.kafka import ProducerFatalError
 from agents.runtime.metrics import Ending, RoleMetrics
-from agents.runtime.ports import Clock, OutboxRow
+from agents.runtime.outage import Outage, patiently
+from agents.runtime.ports import OutboxRow
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import Emission, Emitted, Handler, RecordHandler, RoleSpec
@@ -56,71 +57,7 @@ _ENDING_INDEX: Final = 1000
 """Index of the message that the runtime writes for a role, apart from the role's own messages."""
 LONGEST_PAUSE: Final = LONGEST_WAIT * (1 + JITTER)
 """Seconds that a retry in place waits at most; who asks for more is asked from a delay topic."""
-_SHORTEST_WAIT: Final = 0.1
-_LONGEST_WAIT: Final = 5.0
 _log = structlog.get_logger(__name__)
-
-
-class Outage:
-    """Says once that what everything stands on is away, and once that it is back.
-
-    It is back when something has gone through since the last failure: what had begun before may
-    just have been lucky.
-    """
-
-    def __init__(self, role: str, metrics: RoleMetrics | None = None) -> None:
-        self._role = role
-        self._metrics = RoleMetrics() if metrics is None else metrics
-        self._since: datetime | None = None
-        self.failures = 0
-        """How often Kafka or Postgres did not answer."""
-
-    @property
-    def is_on(self) -> bool:
-        """Whether it was said that something is away."""
-        return self._since is not None
-
-    def begins(self, error: InfrastructureError, now: datetime) -> None:
-        """Kafka or Postgres did not answer."""
-        self.failures += 1
-        if self._since is None:
-            self._since = now
-            self._metrics.is_away = True
-            _log.warning("infrastructure_away", role=self._role, reason=str(error))
-
-    def ends(self, now: datetime, *, failures_before: int) -> None:
-        """Something went through that began when there had been so many failures."""
-        if self._since is not None and failures_before == self.failures:
-            seconds = round((now - self._since).total_seconds(), 1)
-            self._since = None
-            self._metrics.is_away = False
-            _log.warning("infrastructure_back", role=self._role, after_seconds=seconds)
-
-
-async def patiently(
-    deliver: Callable[[Record], Awaitable[None]], record: Record, *, clock: Clock, outage: Outage
-) -> None:
-    """Deliver one record, waiting uncounted for infrastructure that is away.
-
-    Raises:
-        ProducerFatalError: This process can produce no more: it ends, and another takes over.
-        TooManyDeadLettersError: The role fails on everything.
-    """
-    wait = _SHORTEST_WAIT
-    while True:
-        failures = outage.failures
-        try:
-            await deliver(record)
-        except ProducerFatalError:
-            raise
-        except InfrastructureError as error:
-            outage.begins(error, clock.now())
-            await clock.sleep(wait)
-            wait = min(wait * 2, _LONGEST_WAIT)
-        else:
-            if outage.is_on:
-                outage.ends(clock.now(), failures_before=failures)
-            return
 
 
 @dataclass(frozen=True)
@@ -154,7 +91,8 @@ class Delivery:
 
     async def __call__(self, record: Record) -> None:
         """Handle ``record``; returns when it may be acked."""
-        await patiently(self._deliver, record, clock=self.services.clock, outage=self.outage)
+        deliver = partial(self._deliver, record)
+        await patiently(deliver, clock=self.services.clock, outage=self.outage)
 
     async def _deliver(self, record: Record) -> None:
         message: AgentMessage[Any] | None = None
@@ -270,13 +208,13 @@ class Delivery:
         self, record: Record, message: AgentMessage[Any] | None, error: Exception
     ) -> None:
         code = _code(error)
-        ending = None if message is None else self._ending(message, error, code)
+        ending = None if message is None else await self._ending(message, error, code)
         blameless = isinstance(error, PermanentError) and not isinstance(
             error, InvalidMessageError | RefusedMessageError
         )
         if ending is not None:
             # It goes first: a crash in between writes both again, under the same ids.
-            await self.publish(ending, None, record.header(HEADER_TRACEPARENT))
+            await self._publish_ending(ending, record)
         if ending is None or not blameless:
             await self.dead_letters.bury(record, error, code=code, attempt=delivery_attempt(record))
         else:
@@ -284,14 +222,31 @@ class Delivery:
         ended: Ending = "failed" if blameless and ending is not None else "dead_letter"
         self.metrics.ended(ended, code)
 
-    def _ending(
+    async def _ending(
         self, message: AgentMessage[Any], error: Exception, code: ErrorCode
-    ) -> AgentMessage[Any] | None:
-        now = self.services.clock.now()
-        payload = ending_of(message, error, code=code, role=self.spec.name, now=now)
-        if payload is None:
+    ) -> Emission:
+        context = Context(self.spec.name, message, self.services)
+        if self.spec.gives_up is None:
+            now = self.services.clock.now()
+            payload = ending_of(message, error, code=code, role=self.spec.name, now=now)
+            return None if payload is None else context.compose(payload, _ENDING_INDEX)
+        if isinstance(error, RefusedMessageError):
             return None
-        return Context(self.spec.name, message, self.services).compose(payload, _ENDING_INDEX)
+        try:
+            reason = reason_of(error, self.spec.name)
+            return await self.spec.gives_up(code, reason, context) or None
+        except InfrastructureError:
+            raise
+        except Exception as failure:  # noqa: BLE001  # the dead letter has to be written all the same
+            _log.error("cannot_give_up", role=self.spec.name, exc_info=failure)
+            return None
+
+    async def _publish_ending(self, ending: Emission, record: Record) -> None:
+        try:
+            await self.publish(ending, None, record.header(HEADER_TRACEPARENT))
+        except PermanentError as error:
+            # Such as a message that is too large; the ticker says so as well, and tries again.
+            _log.error("unpublishable", role=self.spec.name, reason=error.reason)
 
 
 def _code(error: Exception) -> ErrorCode:
@@ -314,7 +269,8 @@ class RecordDelivery:
 
     async def __call__(self, record: Record) -> None:
         """Handle ``record``; returns when it may be acked."""
-        await patiently(self._deliver, record, clock=self.services.clock, outage=self.outage)
+        deliver = partial(self._deliver, record)
+        await patiently(deliver, clock=self.services.clock, outage=self.outage)
 
     async def _deliver(self, record: Record) -> None:
         try:

@@ -15,7 +15,11 @@
     ├── InfrastructureError       Kafka or Postgres is away: nothing is counted, nothing is acked
     │   ├── DeliveryError         the broker did not confirm a record
     │   ├── KafkaUnavailableError the broker cannot be reached
-    │   └── DatabaseUnavailableError
+    │   ├── DatabaseUnavailableError
+    │   └── FatalInfrastructureError  waiting does not help: the process ends, nothing is acked
+    │       ├── KafkaRefusesError     we may not write, or a topic is missing (in kafka)
+    │       ├── ProducerFatalError    the producer is broken for good (in kafka)
+    │       └── ConsumerFatalError    the same of a consumer (in kafka)
     └── ConfigurationError        start-up is refused, with the places that disagree
 
 Any other exception that leaves a handler is a bug: its message is dead-lettered with code ``bug``.
@@ -40,6 +44,7 @@ ErrorCode = Literal[
     "invalid_message",
     "invalid_parameters",
     "invalid_plan",
+    "kafka_refuses",
     "kafka_unavailable",
     "message_too_large",
     "needs_clarification",
@@ -48,6 +53,7 @@ ErrorCode = Literal[
     "permanent",
     "policy_denied",
     "rate_limited",
+    "record_rejected",
     "refused",
     "step_failed",
     "timeout",
@@ -160,6 +166,10 @@ class DatabaseUnavailableError(InfrastructureError):
     """Postgres cannot be reached or went away in the middle of a transaction."""
 
     default_code: ClassVar[ErrorCode] = "database_unavailable"
+
+
+class FatalInfrastructureError(InfrastructureError):
+    """Waiting does not help, as this process or its rights are the trouble: it ends, unacked."""
 
 
 class ConfigurationError(MillstreamError):

@@ -63,7 +63,7 @@ async def serving(
         port: 0 for a free one.
         metrics: What ``/metrics`` shows.
         live: What ``/livez`` asks.
-        ready: What ``/readyz`` asks, by name.
+        ready: What ``/readyz`` asks, by name; may change meanwhile.
 
     Raises:
         ConfigurationError: The port cannot be had.
@@ -75,8 +75,9 @@ async def serving(
         return _answer({"live": await live()})
 
     async def readyz(_request: web.Request) -> web.Response:
-        problems = await asyncio.gather(*(check() for check in ready.values()))
-        return _answer(dict(zip(ready, problems, strict=True)))
+        checks = dict(ready)  # more may come while these are asked
+        problems = await asyncio.gather(*(check() for check in checks.values()))
+        return _answer(dict(zip(checks, problems, strict=True)))
 
     async def all_metrics(_request: web.Request) -> web.Response:
         body = exposition.exposition(metrics)

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -21,20 +22,22 @@ from agents.runtime.database import Database
 from agents.runtime.dead_letters import DeadLetterWriter
 from agents.runtime.deadlines import Deadlines
 from agents.runtime.delays import LADDER
-from agents.runtime.delivery import Delivery, Outage, RecordDelivery
-from agents.runtime.errors import ConfigurationError, InfrastructureError, PermanentError
-from agents.runtime.health import Check, Ping, serving
+from agents.runtime.delivery import Delivery, RecordDelivery
+from agents.runtime.errors import ConfigurationError, PermanentError
 from agents.runtime.kafka import KafkaConfig, Producer
 from agents.runtime.kafka_admin import KafkaAdmin
+from agents.runtime.kafka_watch import KafkaWatch
 from agents.runtime.ledger.postgres import PostgresLedger
 from agents.runtime.metrics import Metrics
+from agents.runtime.outage import START, Outage, Outages, patiently
+from agents.runtime.overseer import overseeing
 from agents.runtime.ports import OutboxRow
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
-from agents.runtime.watchdog import LEAST_SECONDS, Watchdog
+from agents.runtime.watchdog import LEAST_SECONDS
 from agents.runtime.worker import Subscription, Worker
 from schemas.envelope import HEADER_MESSAGE_ID
 
@@ -114,24 +117,34 @@ async def hosting(
 ) -> AsyncIterator[Worker]:
     """A worker that hosts the given roles, ready to start; its services end with the block.
 
+    Kafka or Postgres being away is waited for, and said once; the health port says it, too.
+
     Raises:
-        ConfigurationError: Roles and topics.yaml disagree, or the broker lacks topics.
-        KafkaUnavailableError: The broker does not answer.
-        DatabaseUnavailableError: Postgres does not answer.
+        ConfigurationError: Roles and topics.yaml disagree, the broker lacks topics, or Kafka or
+            Postgres refuses us.
     """
     specs = check_roles(functions, declarations.topology)
     kafka = kafka_config(settings)
-    topic_ids = await asyncio.to_thread(_topic_ids, settings, kafka, declarations.topology, specs)
     async with AsyncExitStack() as stack:
+        metrics, clock = Metrics(), SystemClock()
+        for spec in specs:
+            metrics.role(spec.name)
+        outages = Outages(clock, metrics)
+        watch = stack.enter_context(KafkaWatch(kafka, outages))
+        overseer = await stack.enter_async_context(overseeing(settings, metrics, outages))
+
+        starting = Outage(START, outages)
+        await watch.wait_until_answered()
+        ask = partial(asyncio.to_thread, _topic_ids, settings, kafka, declarations.topology, specs)
+        topic_ids = await patiently(ask, clock=clock, outage=starting)
         database = Database(
             settings.database_url.get_secret_value(),
             pool_size=settings.database_pool_size,
             statement_timeout=settings.database_timeout,
         )
-        metrics = Metrics()
-        clock = SystemClock()
+        stack.push_async_callback(database.close)
         ledger = PostgresLedger(database, clock, metrics)
-        await ledger.start()
+        await patiently(ledger.start, clock=clock, outage=starting)
         stack.push_async_callback(ledger.close)
         producer = Producer(kafka)
         stack.push_async_callback(producer.close)
@@ -144,8 +157,23 @@ async def hosting(
             metrics=metrics,
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
         )
+        writers = partial(
+            DeadLetterWriter,
+            lane=settings.lane,
+            topic_ids=topic_ids,
+            publisher=producer,
+            limit=settings.dead_letter_limit,
+        )
         deliveries = [
-            await _delivery(spec, services, declarations.topology, producer, topic_ids, stack)
+            await _delivery(
+                spec,
+                services,
+                declarations.topology,
+                producer,
+                writers(role=spec.name),
+                Outage(spec.name, outages, metrics.role(spec.name)),
+                stack,
+            )
             for spec in specs
         ]
         worker = Worker(
@@ -153,7 +181,7 @@ async def hosting(
             [_subscription(each, declarations.topology, kafka) for each in deliveries],
             drain_timeout=settings.drain_timeout,
         )
-        await _watch_over(worker, services, database, stack)
+        overseer.oversees(worker, database)
         tickers = [
             asyncio.create_task(_tick(delivery, worker), name=f"ticker-{delivery.spec.name}")
             for delivery in deliveries
@@ -189,18 +217,11 @@ async def _delivery(
     services: Services,
     topology: Topology,
     producer: Producer,
-    topic_ids: dict[str, str],
+    dead_letters: DeadLetterWriter,
+    outage: Outage,
     stack: AsyncExitStack,
 ) -> Delivery | RecordDelivery:
-    dead_letters = DeadLetterWriter(
-        role=spec.name,
-        lane=services.settings.lane,
-        topic_ids=topic_ids,
-        publisher=producer,
-        limit=services.settings.dead_letter_limit,
-    )
     metrics = services.metrics.role(spec.name)
-    outage = Outage(spec.name, metrics)
     if spec.records is not None:
         return RecordDelivery(spec, spec.records, services, producer, dead_letters, outage, metrics)
     handler = spec.handler
@@ -218,38 +239,6 @@ async def _delivery(
         metrics=metrics,
         deadlines=Deadlines(services.settings.handler_timeout),
     )
-
-
-async def _watch_over(
-    worker: Worker, services: Services, database: Database, stack: AsyncExitStack
-) -> None:
-    """Start the watchdog, and the health port where one is wanted."""
-    settings = services.settings
-    watchdog = stack.enter_context(
-        Watchdog(worker.pulses, loop_patience=settings.watchdog_seconds or LEAST_SECONDS)
-    )
-    services.metrics.stalled = watchdog.stalled
-    if settings.health_port:
-        await stack.enter_async_context(
-            serving(
-                settings.health_host,
-                settings.health_port,
-                metrics=services.metrics,
-                live=watchdog.check,
-                ready=_readiness(worker, database),
-            )
-        )
-
-
-def _readiness(worker: Worker, database: Database) -> dict[str, Check]:
-    async def partitions() -> str | None:
-        waiting = worker.waiting_roles
-        return f"none yet for {', '.join(waiting)}" if waiting else None
-
-    async def accepting() -> str | None:
-        return "the worker is stopping" if worker.is_stopping else None
-
-    return {"partitions": partitions, "ledger": Ping(database.ping), "accepting": accepting}
 
 
 def _patience(spec: RoleSpec, services: Services, kafka: KafkaConfig) -> float:
@@ -318,15 +307,15 @@ async def _tick(delivery: Delivery, worker: Worker) -> None:
     services, ticker = delivery.services, delivery.spec.ticker
     if ticker is None:
         raise ValueError(f"role {delivery.spec.name} has no ticker")
-    number, outage = 0, delivery.outage
+    number = 0
+
+    async def turn() -> None:
+        await _publish_each(delivery, await ticker(services, number))
+
     while True:
-        failures = outage.failures
         try:
-            await _publish_each(delivery, await ticker(services, number))
+            await patiently(turn, clock=services.clock, outage=delivery.outage)
             number += 1
-            outage.ends(services.clock.now(), failures_before=failures)
-        except InfrastructureError as error:
-            outage.begins(error, services.clock.now())
         except Exception as error:  # noqa: BLE001  # a broken ticker ends the worker
             worker.crash(error)
             return

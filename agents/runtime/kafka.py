@@ -5,6 +5,7 @@ confluent-kafka's errors are translated here; settings are in :mod:`agents.runti
 
 import asyncio
 import functools
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -13,11 +14,18 @@ import confluent_kafka
 
 from agents.runtime.errors import (
     DeliveryError,
-    InfrastructureError,
+    FatalInfrastructureError,
     MillstreamError,
-    PermanentError,
 )
 from agents.runtime.kafka_config import MAX_MESSAGE_BYTES, Assignor, KafkaConfig
+from agents.runtime.kafka_produce_errors import (
+    KafkaRefusesError,
+    MessageTooLargeError,
+    ProducerFatalError,
+    RecordRejectedError,
+    delivery_failure,
+    is_unknown_topic,
+)
 from agents.runtime.records import Headers, Outgoing, Record
 
 __all__ = [
@@ -26,15 +34,18 @@ __all__ = [
     "ConsumerFatalError",
     "Headers",
     "KafkaConfig",
+    "KafkaRefusesError",
     "MessageTooLargeError",
     "Outgoing",
     "Producer",
     "ProducerFatalError",
     "Record",
-    "delivery_failure",
+    "RecordRejectedError",
     "is_fatal",
     "record_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 
@@ -49,27 +60,9 @@ _FATAL_CODES = frozenset(
         confluent_kafka.KafkaError.UNSUPPORTED_SASL_MECHANISM,
     }
 )
-_TOO_LARGE = frozenset(
-    {
-        confluent_kafka.KafkaError.MSG_SIZE_TOO_LARGE,
-        confluent_kafka.KafkaError.RECORD_LIST_TOO_LARGE,
-    }
-)
 
 
-class MessageTooLargeError(PermanentError):
-    """A record is larger than the client or the broker allows; sending it again cannot help."""
-
-    default_code = "message_too_large"
-
-
-class ProducerFatalError(InfrastructureError):
-    """The idempotent producer can no longer promise order without gaps: the process must end."""
-
-    default_code = "kafka_unavailable"
-
-
-class ConsumerFatalError(InfrastructureError):
+class ConsumerFatalError(FatalInfrastructureError):
     """A consumer met an error that retrying inside the client does not mend."""
 
     default_code = "kafka_unavailable"
@@ -101,15 +94,9 @@ def record_of(message: confluent_kafka.Message) -> Record:
     )
 
 
-def delivery_failure(
-    error: confluent_kafka.KafkaError, topic: str
-) -> DeliveryError | MessageTooLargeError | ProducerFatalError:
-    """Translate the reason why a record for ``topic`` was not delivered."""
-    if error.fatal():
-        return ProducerFatalError(f"the producer cannot go on: {error.str()}")
-    if error.code() in _TOO_LARGE:
-        return MessageTooLargeError(f"the record is too large for topic {topic}: {error.str()}")
-    return DeliveryError(f"no confirmation from topic {topic}: {error.str()}")
+def _note(error: confluent_kafka.KafkaError) -> None:
+    """Take what is no record's own failure: a broker that is away, which `kafka_watch` says."""
+    _log.debug("kafka producer: %s", error.str())
 
 
 class Producer:
@@ -122,8 +109,11 @@ class Producer:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._loop = asyncio.get_running_loop()
-        self._client = confluent_kafka.Producer(config.producer())
+        self._client = confluent_kafka.Producer({**config.producer(), "error_cb": _note})
         self._fatal: ProducerFatalError | None = None
+        self._propagation = config.topic_propagation
+        # A broker that has just started may not know every topic at once.
+        self._unknown_since: dict[str, float] = {}
         # Filled by the poll thread, emptied by the loop: deque operations are atomic.
         self._reports: deque[tuple[asyncio.Future[None], confluent_kafka.KafkaError | None, str]]
         self._reports = deque()
@@ -151,8 +141,9 @@ class Producer:
         """Produce a record and return when the broker has confirmed it.
 
         Raises:
-            MessageTooLargeError: The record can never be sent.
+            MessageTooLargeError, RecordRejectedError: The record can never be sent.
             DeliveryError: It was not confirmed within the delivery timeout.
+            KafkaRefusesError: Kafka takes none of our records; the process should end.
             ProducerFatalError: The producer is broken for good; the process should end.
         """
         await self.enqueue(message)
@@ -267,6 +258,8 @@ class Producer:
         while self._reports:
             future, error, topic = self._reports.popleft()
             if error is None:
+                if self._unknown_since:
+                    self._unknown_since.pop(topic, None)
                 self._settle(future, None)
             else:
                 self._fail(future, error, topic)
@@ -276,7 +269,12 @@ class Producer:
     def _fail(
         self, future: asyncio.Future[None], error: confluent_kafka.KafkaError, topic: str
     ) -> None:
-        failure = delivery_failure(error, topic)
+        is_settled = False
+        if is_unknown_topic(error):
+            now = self._loop.time()
+            since = self._unknown_since.setdefault(topic, now)
+            is_settled = now - since >= self._propagation
+        failure = delivery_failure(error, topic, is_settled=is_settled)
         if isinstance(failure, ProducerFatalError):
             self._fatal = failure
         self._settle(future, failure)

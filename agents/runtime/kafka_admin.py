@@ -54,6 +54,7 @@ from agents.runtime.kafka_admin_errors import (
     translated,
     unreachable,
 )
+from agents.runtime.kafka_config import SaidBefore
 
 __all__ = [
     "KafkaAdmin",
@@ -71,6 +72,7 @@ __all__ = [
 T = TypeVar("T")
 
 _logger = logging.getLogger("millstream.kafka.admin")
+_logger.addFilter(SaidBefore())
 
 # Of one request while waiting for a broker, in seconds.
 _SHORTEST_ATTEMPT = 0.1

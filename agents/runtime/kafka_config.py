@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -14,20 +15,27 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Largest record a client sends: the 3 MB that the intake takes, plus what a dead letter adds."""
 
 _CLIENT_LOGGER = logging.getLogger("librdkafka")
-_QUIET_SECONDS = 30.0
+_QUIET_SECONDS = 600.0
 _REMEMBERED_MESSAGES = 1000
+#: As in "FAIL [name#consumer-3] [thrd:localhost:9092/1]: localhost:9092/1: Connect to ... failed".
+_SPEAKER = re.compile(r"^(\w+) (?:\[[^\]]*\]:? ?)*(?:[^ ]+: )?")
 
 
-class _SaidBefore(logging.Filter):
-    """Lets a message of librdkafka through once in a while: it repeats one at each new attempt."""
+class SaidBefore(logging.Filter):
+    """Lets a message of librdkafka through once in a while.
+
+    It repeats one at each new attempt, in each client, and for each name that it has for a broker.
+    That a broker is away, and that it is back, we say ourselves.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._said_at: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this has not been said for a while."""
         # What differs between repetitions is at the end: "(after 12ms in state CONNECT)".
-        what = record.getMessage().partition(" (")[0]
+        what = _SPEAKER.sub(r"\1 ", record.getMessage()).partition(" (")[0]
         now = time.monotonic()
         if now - self._said_at.get(what, -_QUIET_SECONDS) < _QUIET_SECONDS:
             return False
@@ -37,7 +45,7 @@ class _SaidBefore(logging.Filter):
         return True
 
 
-_CLIENT_LOGGER.addFilter(_SaidBefore())
+_CLIENT_LOGGER.addFilter(SaidBefore())
 
 
 def _default_client_id() -> str:
@@ -56,6 +64,8 @@ class KafkaConfig:
         fetch_wait_ms: How long a broker holds a fetch that finds nothing. Use 20 with Tansu, which
             always waits it out.
         delivery_timeout: Seconds in which librdkafka retries a record before it gives it up.
+        topic_propagation: Seconds in which every broker hears of a new topic. For as long, and then
+            as long again, a topic that is unknown may just be news on its way.
         max_message_bytes: Largest record that a producer accepts.
         idempotence: Whether the producer numbers its records so that its own retries neither
             repeat nor reorder. Switch it off for Tansu: when that has been started anew, it takes
@@ -71,6 +81,7 @@ class KafkaConfig:
     session_timeout: float = 30.0
     fetch_wait_ms: int = 500
     delivery_timeout: float = 120.0
+    topic_propagation: float = 30.0
     max_message_bytes: int = MAX_MESSAGE_BYTES
     idempotence: bool = True
     producer_queue: int = 100_000
@@ -103,6 +114,7 @@ class KafkaConfig:
             "linger.ms": 5,
             "message.max.bytes": self.max_message_bytes,
             "delivery.timeout.ms": round(self.delivery_timeout * 1000),
+            "topic.metadata.propagation.max.ms": round(self.topic_propagation * 1000),
             # Same key, same partition as Kafka's Java client and console tools.
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": self.producer_queue,

@@ -17,6 +17,15 @@ from agents.runtime.records import Record, TopicPartition
 
 _log = logging.getLogger(__name__)
 
+_CONNECTION_CODES = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - the underscore marks librdkafka's own codes
+        KafkaError._RESOLVE,  # noqa: SLF001 - as above
+        KafkaError._TIMED_OUT,  # noqa: SLF001 - as above
+        KafkaError._TRANSPORT,  # noqa: SLF001 - as above
+    }
+)
+
 
 class BatchConsumer:
     """One member of a consumer group.
@@ -163,4 +172,6 @@ class BatchConsumer:
             self._fatal = error
         elif code not in self._complaints:
             self._complaints.add(code)
-            _log.warning("kafka consumer: %s (the client goes on by itself)", error.str())
+            # That a broker is away is said for the whole process, by `kafka_watch`.
+            level = logging.DEBUG if code in _CONNECTION_CODES else logging.WARNING
+            _log.log(level, "kafka consumer: %s (the client goes on by itself)", error.str())

@@ -194,7 +194,17 @@ class Load:
 class RoleMetrics:
     """What one role counts. Whoever holds it writes to it directly, without any look-up."""
 
-    __slots__ = ("attempts", "consumed", "durations", "endings", "is_away", "load", "ok", "retries")
+    __slots__ = (
+        "attempts",
+        "consumed",
+        "durations",
+        "endings",
+        "handlers_wait",
+        "load",
+        "ok",
+        "process_waits",
+        "retries",
+    )
 
     def __init__(self) -> None:
         self.attempts = 0
@@ -204,10 +214,17 @@ class RoleMetrics:
         self.retries = 0
         self.endings: Counter[tuple[Ending, str]] = Counter()
         self.consumed: Counter[str] = Counter()
-        self.is_away = False
-        """Whether the role waits for Kafka or Postgres."""
+        self.handlers_wait = False
+        """Whether its handlers wait for Kafka or Postgres."""
+        self.process_waits = False
+        """Whether the whole process does, be there records or not."""
         self.load: Callable[[], Load] = Load
         """Asked for each scrape."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the role waits for Kafka or Postgres."""
+        return self.handlers_wait or self.process_waits
 
     def attempt_ended(self, seconds: float) -> None:
         """Count an attempt that took ``seconds``."""

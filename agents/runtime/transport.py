@@ -169,7 +169,8 @@ class BatchConsumer(DetachedConsumer):
         self._arrival = asyncio.Event()
         self._assigning = asyncio.Lock()
         self._thread_ended = asyncio.Event()
-        #: Set once the group has given this app its partitions and Faust has opened the flow.
+        #: Set while the group has given this app its partitions, which may be none, and Faust has
+        #: opened the flow; not while it has lost them all.
         self.ready = asyncio.Event()
 
     # What the worker uses.
@@ -207,12 +208,12 @@ class BatchConsumer(DetachedConsumer):
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Let running handlers finish for the grace time, then give the partitions up."""
-        self._partitions -= partitions
+        self._without(partitions)
         await self._pool.revoke(partitions, grace=self._revoke_grace)
 
     def on_lost(self, partitions: frozenset[TopicPartition]) -> None:
         """Give partitions up at once."""
-        self._partitions -= partitions
+        self._without(partitions)
         self.add_future(self._pool.revoke(partitions, grace=0))
 
     def on_closed(self, failure: BaseException | None) -> None:
@@ -220,6 +221,12 @@ class BatchConsumer(DetachedConsumer):
         self._thread_ended.set()
         if failure is not None:
             self.add_future(self.crash(failure))
+
+    def _without(self, partitions: frozenset[TopicPartition]) -> None:
+        self._partitions -= partitions
+        if not self._partitions:
+            # The group has the last word: it assigns again, and be it nothing.
+            self.ready.clear()
 
     async def _assign_in_faust(self) -> None:
         async with self._assigning:

@@ -242,14 +242,15 @@ class Worker:
             self._stations.append(station)
             station.start()
 
-    async def wait_assigned(self, timeout: float) -> None:  # noqa: ASYNC109 - its expiry is our own error
+    async def wait_assigned(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - its expiry is our own error
         """Wait until every subscription has its partitions, which may be none.
 
         Args:
-            timeout: Seconds to wait.
+            timeout: Seconds to wait; for ever if not given.
 
         Raises:
-            KafkaUnavailableError: Time is up; the message names the roles that still wait.
+            KafkaUnavailableError: Time is up, or the worker stops; the message names the roles
+                that still wait.
             Exception: What broke the worker meanwhile.
         """
         assigned = asyncio.create_task(self._all_assigned())
@@ -264,9 +265,8 @@ class Worker:
         if self._crash is not None:
             raise self._crash
         if waiting := self.waiting_roles:
-            raise KafkaUnavailableError(
-                f"no partitions after {timeout:g} s for {', '.join(waiting)}"
-            )
+            within = "" if timeout is None else f" after {timeout:g} s"
+            raise KafkaUnavailableError(f"no partitions{within} for {', '.join(waiting)}")
 
     @property
     def waiting_roles(self) -> list[str]:

@@ -9,6 +9,7 @@ from agents.runtime.intake import read_request
 from agents.runtime.kafka import KafkaConfig
 from agents.runtime.kafka_admin import KafkaAdmin
 from agents.runtime.metrics import Metrics
+from agents.runtime.outage import Outages
 from agents.runtime.records import Record
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
@@ -27,6 +28,7 @@ def assemble_sink(
     *,
     options: SinkOptions | None = None,
     metrics: Metrics | None = None,
+    outages: Outages | None = None,
 ) -> Sink:
     """A sink for every topic that topics.yaml gives to ``sink``."""
     lane = settings.lane
@@ -51,6 +53,7 @@ def assemble_sink(
         database_url=settings.database_url.get_secret_value(),
         options=options or _options(settings),
         metrics=metrics,
+        outages=outages,
     )
 
 

@@ -22,10 +22,12 @@ from typing import Final
 
 import structlog
 
+from agents.runtime.clock import SystemClock
 from agents.runtime.errors import InfrastructureError, InvalidMessageError
 from agents.runtime.kafka import ConsumerFatalError, KafkaConfig
 from agents.runtime.kafka_consumer import BatchConsumer
 from agents.runtime.metrics import Metrics
+from agents.runtime.outage import Outage, Outages
 from agents.runtime.records import Record, TopicPartition
 from agents.runtime.watchdog import LEAST_SECONDS, Pulse
 from agents.sink.batch import Batch, Decode, Sorter
@@ -78,6 +80,7 @@ class Sink:
         database_url: Where history is.
         options: Sizes and durations.
         metrics: What it counts.
+        outages: Who says that Kafka or Postgres is away.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Sink:
         database_url: str,
         options: SinkOptions | None = None,
         metrics: Metrics | None = None,
+        outages: Outages | None = None,
     ) -> None:
         self._lane = lane
         self._topics = list(topics)
@@ -102,6 +106,7 @@ class Sink:
         self._options = options or SinkOptions()
         self._metrics = metrics or Metrics()
         self._role = self._metrics.role(_ROLE)
+        self._outage = Outage(_ROLE, outages or Outages(SystemClock(), self._metrics), self._role)
         self._turns = 0
         self._stands_by = False
         self._store: Store | None = None
@@ -191,10 +196,8 @@ class Sink:
         consumer.start(self._positions)
         self._claims = claims
         self._generation = consumer.generation
-        if self._role.is_away:
-            _log.warning("infrastructure_back", role=_ROLE)
+        self._outage.ends(failures_before=self._outage.failures)
         self._retry_delay = 0.0
-        self._role.is_away = False
         _log.info("sink_claimed", partitions=len(claims))
 
     def _read(self, consumer: BatchConsumer) -> None:
@@ -291,9 +294,7 @@ class Sink:
 
     def _interrupt(self, consumer: BatchConsumer, error: InfrastructureError) -> None:
         """Read nothing and try again later; what was not written is read again then."""
-        if not self._role.is_away:
-            _log.warning("infrastructure_away", role=_ROLE, reason=error.reason)
-        self._role.is_away = True
+        self._outage.begins(error)
         consumer.pause()
         self._claims = {}
         self._disconnect()

@@ -11,8 +11,13 @@ import psycopg
 import structlog
 from psycopg import errors
 
-from agents.runtime.database import ImpatientConnection, conninfo, translated_errors
-from agents.runtime.errors import DatabaseUnavailableError, InfrastructureError
+from agents.runtime.database import (
+    ImpatientConnection,
+    conninfo,
+    refusals_told_apart,
+    translated_errors,
+)
+from agents.runtime.errors import ConfigurationError, DatabaseUnavailableError, InfrastructureError
 from agents.runtime.queries import load_queries
 from agents.runtime.records import TopicPartition
 from agents.sink.batch import Batch
@@ -66,7 +71,7 @@ class Store:
         self, url: str, *, lane: str, timeout: float = 10.0, statement_timeout: float = 30.0
     ) -> None:
         self._lane = lane
-        with translated_errors():
+        with translated_errors(), refusals_told_apart():
             self._connection = ImpatientConnection.connect(
                 conninfo(url, timeout=timeout, application_name="millstream-sink"),
                 autocommit=True,
@@ -79,8 +84,17 @@ class Store:
                 " set_config('idle_in_transaction_session_timeout', %(limit)s, false)",
                 {"limit": milliseconds},
             )
+            self._require_history()
             for name in ("events", "executions", "steps"):
                 self._connection.execute(_SQL[f"create_incoming_{name}"])
+
+    def _require_history(self) -> None:
+        found = self._connection.execute(b"SELECT to_regclass('history.events') IS NOT NULL")
+        if found.fetchone() != (True,):
+            self._connection.close()
+            raise ConfigurationError(
+                "the database has no history yet: run its migrations first (`millstream migrate`)"
+            )
 
     def __enter__(self) -> Self:
         return self

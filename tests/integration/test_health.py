@@ -141,6 +141,7 @@ async def test_a_worker_is_ready_when_it_has_its_partitions_and_no_more_when_it_
 
         assert (await client.get("/livez")).status_code == 200
         assert await checks() == {
+            "kafka": "ok",
             "partitions": "none yet for planner",
             "ledger": "ok",
             "accepting": "ok",
@@ -179,7 +180,7 @@ def test_a_sink_is_ready_when_it_has_claimed_its_partitions_and_counts_what_it_w
     settings = variables(address, database_url, lane)
     with PipelineProcess("sink", settings=settings, log=tmp_path / "log") as sink:
         wait_until(sink.is_ready, "the sink is ready")
-        assert sink.checks() == {"partitions": "ok", "accepting": "ok"}
+        assert sink.checks() == dict.fromkeys(("kafka", "postgres", "partitions", "accepting"), "ok")
         asyncio.run(send_intent(address, lane))
 
         def written() -> bool:

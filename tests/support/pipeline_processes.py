@@ -18,6 +18,7 @@ from ops.local import free_port
 from ops.topic_changes import ensure_topics
 
 _STOP_SECONDS: Final = 20.0
+_END_SECONDS: Final = 120.0
 
 
 def create_topics(bootstrap_servers: str, lane: str) -> None:
@@ -100,6 +101,10 @@ class PipelineProcess:
         """Ask it to end, and give its exit status."""
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(_STOP_SECONDS)
+
+    def wait(self) -> int:
+        """Wait until it ends by itself, and give its exit status."""
+        return self._process.wait(_END_SECONDS)
 
     def kill(self) -> None:
         self._process.kill()

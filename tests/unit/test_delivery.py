@@ -9,7 +9,7 @@ from agents.runtime.context import Context
 from agents.runtime.dead_letters import DeadLetterWriter, TooManyDeadLettersError
 from agents.runtime.deadlines import Deadlines
 from agents.runtime.delays import restored
-from agents.runtime.delivery import Delivery, Outage
+from agents.runtime.delivery import Delivery
 from agents.runtime.errors import (
     DatabaseUnavailableError,
     PermanentError,
@@ -17,6 +17,7 @@ from agents.runtime.errors import (
     TransientError,
 )
 from agents.runtime.kafka import MessageTooLargeError, ProducerFatalError
+from agents.runtime.outage import Outage, Outages
 from agents.runtime.ports import OutboxRow
 from agents.runtime.records import Outgoing, Record
 from agents.runtime.resilience import Backoff
@@ -94,7 +95,7 @@ class Planner:
                 publisher=self.sent,
                 limit=3,
             ),
-            outage=Outage("planner"),
+            outage=Outage("planner", Outages(ManualClock())),
             deadlines=Deadlines(30.0),
         )
 
@@ -288,7 +289,7 @@ async def test_outbox_rows_are_published_as_they_are_and_struck_off_afterwards()
         publisher=sent,
         backoff=Backoff(),
         dead_letters=DeadLetterWriter("router", "", {}, sent, limit=3),
-        outage=Outage("router"),
+        outage=Outage("router", Outages(ManualClock())),
         deadlines=Deadlines(30.0),
     )
     await delivery.publish([OutboxRow(7, held)], None, None)

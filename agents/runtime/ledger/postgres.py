@@ -65,13 +65,15 @@ class PostgresLedger:
         """Connect.
 
         Raises:
-            ConfigurationError: The database has no ledger.
+            ConfigurationError: The database has no ledger, or refuses us.
             DatabaseUnavailableError: Postgres cannot be reached.
         """
         await self._database.start()
         if not await self._database.fetch(b"SELECT 1 WHERE to_regclass('ledger.runs') IS NOT NULL"):
             await self._database.close()
-            raise ConfigurationError("the database has no ledger yet: run its migrations first")
+            raise ConfigurationError(
+                "the database has no ledger yet: run its migrations first (`millstream migrate`)"
+            )
 
     async def close(self) -> None:
         """Finish what is under way, delete what was confirmed, and disconnect."""

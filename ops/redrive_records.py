@@ -13,11 +13,11 @@ from agents.runtime import dead_letters as names
 from agents.runtime.codec import decode
 from agents.runtime.delays import restored
 from agents.runtime.errors import InvalidMessageError, PermanentError
-from agents.runtime.intake import read_request
+from agents.runtime.intake import pins, read_request
 from agents.runtime.records import Headers, Record
 from ops.dead_letter_rows import Contents, Letter
 from schemas import AgentMessage, ExecutionRequest, Payload
-from schemas.envelope import HEADER_CORRELATION_ID, HEADER_DELIVERY_ATTEMPT, HEADER_MESSAGE_ID
+from schemas.envelope import HEADER_DELIVERY_ATTEMPT, HEADER_MESSAGE_ID
 from schemas.identity import derive_intake_message_id, derive_message_id
 
 OPERATOR: Final = "operator"
@@ -92,13 +92,8 @@ def read_message(record: Record, payload: type[Payload], lane: str) -> AgentMess
 
 
 def pinned(record: Record, message: AgentMessage[Any]) -> Record:
-    """The record with the ids in headers that its place on the topic gave it."""
-    ids = (
-        (HEADER_MESSAGE_ID, str(message.message_id).encode()),
-        (HEADER_CORRELATION_ID, str(message.correlation_id).encode()),
-    )
-    missing = tuple(header for header in ids if record.header(header[0]) is None)
-    return record._replace(headers=(*record.headers, *missing))
+    """The record with what its place on the topic gave it in headers."""
+    return record._replace(headers=(*record.headers, *pins(record, message)))
 
 
 def says_the_same(value: bytes, other: bytes | None) -> bool:

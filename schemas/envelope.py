@@ -23,6 +23,8 @@ HEADER_MESSAGE_ID: Final = "message-id"
 HEADER_MESSAGE_TYPE: Final = "message-type"
 HEADER_SCHEMA_VERSION: Final = "schema-version"
 HEADER_LANE: Final = "lane"
+#: When a request was first received, where it has come to its topic again: delayed, or redriven.
+HEADER_RECEIVED_AT: Final = "received-at"
 #: Counts deliveries of one record over retries and delays; the only thing those change.
 HEADER_DELIVERY_ATTEMPT: Final = "delivery-attempt"
 

@@ -1,18 +1,20 @@
 """Delay topics: where a record waits whose handling failed for a reason that may pass.
 
 A record goes from its topic to a delay topic and, when it is due, back: key, value and headers
-stay as they are, but for the header that counts delivery attempts and those that pin the ids which
-its place on the topic would otherwise give it. Each round waits longer; after the last one the
-record is a dead letter.
+stay as they are, but for the header that counts delivery attempts and those that pin what its place
+on the topic gave it, see :func:`agents.runtime.intake.pins`. Each round waits longer; after the
+last one the record is a dead letter.
 """
 
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from agents.runtime.errors import InvalidMessageError
+from agents.runtime.intake import pins
 from agents.runtime.records import Headers, Outgoing, Record
+from agents.runtime.topology import Topology
 from schemas import AgentMessage
-from schemas.envelope import HEADER_CORRELATION_ID, HEADER_DELIVERY_ATTEMPT, HEADER_MESSAGE_ID
+from schemas.envelope import HEADER_DELIVERY_ATTEMPT
 
 HEADER_ORIGIN: Final = "millstream-retry-topic"
 """The topic, with its lane, that a delayed record goes back to."""
@@ -51,13 +53,7 @@ def delayed(record: Record, message: AgentMessage[Any], *, lane: str) -> Outgoin
     headers: Headers = tuple(
         header for header in record.headers if header[0] != HEADER_DELIVERY_ATTEMPT
     )
-    pinned = (
-        (HEADER_MESSAGE_ID, str(message.message_id)),
-        (HEADER_CORRELATION_ID, str(message.correlation_id)),
-    )
-    headers += tuple(
-        (name, value.encode()) for name, value in pinned if record.header(name) is None
-    )
+    headers += pins(record, message)
     headers += (
         (HEADER_DELIVERY_ATTEMPT, str(attempt + 1).encode()),
         (HEADER_ORIGIN, record.topic.encode()),
@@ -97,3 +93,31 @@ def restored(record: Record, *, lane: str) -> Outgoing:
         )
     headers = tuple(header for header in record.headers if header[0] != HEADER_ORIGIN)
     return Outgoing(topic, record.key, record.value, headers)
+
+
+def require_origin(topic: str, topology: Topology, *, lane: str) -> None:
+    """Make sure that a record on a delay topic can have come from ``topic``.
+
+    Anybody who may write a delay topic could otherwise write, through the delayer, wherever he
+    may not.
+
+    Args:
+        topic: Where it says it came from, with its lane.
+        topology: Every topic.
+        lane: The lane of this pipeline.
+
+    Raises:
+        InvalidMessageError: topics.yaml does not have the topic, or no role reads it that lets
+            records wait.
+    """
+    spec = topology.topics.get(topic.removeprefix(lane))
+    if spec is None:
+        problem = f"{topology.source} does not declare"
+    elif not spec.is_delayed:
+        problem = "no role lets records wait of"
+    else:
+        return
+    raise InvalidMessageError(
+        f"{problem} topic {topic[:200]!r}, which the record says it came from",
+        field=HEADER_ORIGIN,
+    )

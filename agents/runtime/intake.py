@@ -3,10 +3,13 @@
 Any Kafka client may produce there, and a bare ``{"text": "..."}`` without key or headers is
 enough. Ids are taken from the body, then from the headers, and are otherwise derived from the
 record, so that whoever reads the same record finds the same ids: the intent parser as well as the
-sink. Unknown fields are accepted and reported in ``unknown_fields``.
+sink. A record that comes to its topic again, delayed or redriven, has headers that pin what its
+first place gave it: the ids, and when it was received. Unknown fields are accepted and reported in
+``unknown_fields``.
 """
 
-from typing import Final, cast
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, cast
 from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -15,10 +18,10 @@ from pydantic_core import from_json
 from agents.runtime.codec import invalid
 from agents.runtime.errors import InvalidMessageError
 from agents.runtime.nesting import MAX_DEPTH, is_too_deep
-from agents.runtime.records import Record
+from agents.runtime.records import Headers, Record
 from schemas import AgentMessage, ExecutionRequest, JsonObject, compose
 from schemas.base import Name
-from schemas.envelope import HEADER_CORRELATION_ID, HEADER_MESSAGE_ID
+from schemas.envelope import HEADER_CORRELATION_ID, HEADER_MESSAGE_ID, HEADER_RECEIVED_AT
 from schemas.identity import derive_correlation_id, derive_intake_message_id, uuid_of
 
 INTAKE_ROLE: Final = "intake"
@@ -26,6 +29,8 @@ _IDS: Final = frozenset(("message_id", "correlation_id"))
 _KNOWN: Final = frozenset(ExecutionRequest.model_fields) - {"unknown_fields"}
 _object: Final = TypeAdapter[JsonObject](JsonObject)
 _MOST_REPORTED: Final = 50
+_LONGEST_WAY_BACK: Final = timedelta(days=60)
+"""Longer than a record can lie on its topic, and then as a dead letter."""
 _name: Final = TypeAdapter[str](Name)
 
 
@@ -40,7 +45,7 @@ def read_request(record: Record, *, lane: str) -> AgentMessage[ExecutionRequest]
     tenant = request.tenant
     message_id = _message_id(record, envelope, tenant)
     correlation_id, external_id = _correlation_id(record, envelope, tenant, message_id)
-    received_at = record.time
+    received_at = _received_at(record)
     return compose(
         request,
         message_id=message_id,
@@ -53,6 +58,38 @@ def read_request(record: Record, *, lane: str) -> AgentMessage[ExecutionRequest]
         received_at=received_at,
         external_id=external_id,
     )
+
+
+def pins(record: Record, message: AgentMessage[Any]) -> Headers:
+    """Headers with which ``record`` is the same message wherever it comes again.
+
+    What its headers say already is left out, since they go along.
+    """
+    said = [
+        (HEADER_MESSAGE_ID, str(message.message_id)),
+        (HEADER_CORRELATION_ID, str(message.correlation_id)),
+    ]
+    if isinstance(message.payload, ExecutionRequest):  # any other envelope says it itself
+        said.append((HEADER_RECEIVED_AT, message.received_at.isoformat()))
+    return tuple((name, value.encode()) for name, value in said if record.header(name) is None)
+
+
+def _received_at(record: Record) -> datetime:
+    """When the request was first received: the broker's time, unless a believable header pins it.
+
+    History's events lie in partitions by this day, so nobody may choose any.
+    """
+    pinned = record.header(HEADER_RECEIVED_AT)
+    if pinned is None:
+        return record.time
+    try:
+        moment = datetime.fromisoformat(pinned.decode("ascii"))
+    except ValueError:
+        return record.time
+    is_believable = (
+        moment.tzinfo is not None and record.time - _LONGEST_WAY_BACK <= moment <= record.time
+    )
+    return moment.astimezone(UTC) if is_believable else record.time
 
 
 def _body(record: Record) -> tuple[JsonObject, JsonObject]:

@@ -5,9 +5,10 @@ import pytest
 from agents.delayer import forward
 from agents.runtime.delays import delayed, delivery_attempt, due_at, restored
 from agents.runtime.errors import InvalidMessageError
+from agents.runtime.intake import read_request
 from agents.runtime.records import Headers, Record
-from agents.runtime.testing import EPOCH, ManualClock, fake_services, message_with
-from schemas import ExecutionRequest
+from agents.runtime.testing import EPOCH, ManualClock, fake_services, message_with, test_id
+from schemas import ExecutionRequest, Intent
 
 MESSAGE = message_with(ExecutionRequest(text="status of checkout in staging"))
 
@@ -29,11 +30,37 @@ def test_ids_that_came_from_the_records_place_are_pinned() -> None:
     headers = dict(later.headers)
     assert headers["message-id"] == str(MESSAGE.message_id).encode()
     assert headers["correlation-id"] == str(MESSAGE.correlation_id).encode()
+    assert headers["received-at"] == EPOCH.isoformat().encode()
     assert headers["who"] == b"me"
 
 
+@pytest.mark.parametrize("pause", [timedelta(seconds=5), timedelta(days=40)])
+def test_a_request_that_was_delayed_is_the_same_message_to_the_microsecond(
+    pause: timedelta,
+) -> None:
+    first = Record("millstream.requests.v1", 1, 9, 1_767_600_000_123, None, b'{"text": "x"}')
+    message = read_request(first, lane="")
+    later = delayed(first, message, lane="")
+    assert later is not None
+    back = restored(Record(later.topic, 0, 0, 0, later.key, later.value, later.headers), lane="")
+    when = int((first.time + pause).timestamp() * 1000)
+    again = Record(back.topic, 4, 70, when, back.key, back.value, back.headers)
+    assert read_request(again, lane="") == message
+
+
+def test_an_envelope_says_itself_when_its_execution_began() -> None:
+    intent = Intent(request_id=test_id("r"), title="restart", requester="ann", parser="rules")
+    later = delayed(record("millstream.intents.v1"), message_with(intent), lane="")
+    assert later is not None
+    assert "received-at" not in dict(later.headers)
+
+
 def test_headers_that_were_there_stay_as_they_are() -> None:
-    own = (("message-id", b"mine"), ("correlation-id", b"abc-123"))
+    own = (
+        ("message-id", b"mine"),
+        ("correlation-id", b"abc-123"),
+        ("received-at", b"2026-01-05T08:00:00+00:00"),
+    )
     later = delayed(record(headers=own), MESSAGE, lane="")
     assert later is not None
     back = restored(Record(later.topic, 0, 0, 0, later.key, later.value, later.headers), lane="")
@@ -74,6 +101,32 @@ async def test_it_waits_for_what_is_left_and_hands_the_record_back() -> None:
         b"key",
         b"value",
     )
+
+
+@pytest.mark.parametrize(
+    ("origin", "reason"),
+    [
+        ("millstream.budgets.v1", "does not declare"),
+        ("millstream.verdicts.v1", "no role lets records wait"),  # the router keeps their order
+        ("millstream.results.v1", "no role lets records wait"),
+        ("millstream.reports.v1", "no role lets records wait"),  # only the sink reads it
+        ("millstream.dead-letters.v1", "no role lets records wait"),
+    ],
+)
+async def test_a_record_from_where_none_is_delayed_is_refused(origin: str, reason: str) -> None:
+    clock = ManualClock()
+    stray = record("millstream.retry.5s.v1", (("millstream-retry-topic", origin.encode()),))
+    with pytest.raises(InvalidMessageError, match=reason) as raised:
+        await forward(stray, fake_services(clock=clock))
+    assert raised.value.field == "millstream-retry-topic"
+    assert clock.now() == EPOCH, "nobody waits for it"
+
+
+@pytest.mark.parametrize("origin", ["requests", "intents", "plans", "steps.http", "states"])
+async def test_a_record_goes_back_to_whoever_lets_it_wait(origin: str) -> None:
+    topic = f"millstream.{origin}.v1"
+    delayed = record("millstream.retry.5s.v1", (("millstream-retry-topic", topic.encode()),))
+    assert (await forward(delayed, fake_services())).topic == topic
 
 
 async def test_what_is_overdue_goes_at_once() -> None:

@@ -1,4 +1,5 @@
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -34,6 +35,27 @@ def test_a_bare_text_is_enough() -> None:
 
 def test_whoever_reads_the_same_record_finds_the_same_ids() -> None:
     assert read({"text": "x"}) == read({"text": "x"})
+
+
+@pytest.mark.parametrize(
+    ("header", "day"),
+    [
+        (b"2026-01-03T23:59:59.999+00:00", "2026-01-03"),
+        (b"2026-01-04T01:00:00+02:00", "2026-01-03"),
+        (b"2027-01-03T00:00:00+00:00", "2026-01-05"),  # the future
+        (b"2019-01-03T00:00:00+00:00", "2026-01-05"),  # nothing lies for so long
+        (b"2026-01-03T00:00:00", "2026-01-05"),  # whose midnight?
+        (b"yesterday", "2026-01-05"),
+        (b"\xff", "2026-01-05"),
+    ],
+)
+def test_a_header_says_when_a_request_was_first_received_if_it_can_be_believed(
+    header: bytes, day: str
+) -> None:
+    message = read({"text": "x"}, headers=(("received-at", header),))
+    assert message.received_at.date().isoformat() == day
+    assert message.received_at.utcoffset() == timedelta(0)
+    assert message.timestamp == message.received_at
 
 
 def test_ids_come_from_the_body_before_the_headers() -> None:

@@ -12,6 +12,7 @@ from agents.runtime.clock import SystemClock
 from agents.runtime.metrics import Metrics
 from agents.runtime.ports import Clock, Ledger
 from agents.runtime.settings import Settings
+from agents.runtime.topology import Topology
 from schemas import AgentMessage, Payload, compose
 from schemas.identity import derive_message_id
 
@@ -22,6 +23,7 @@ class Services:
 
     settings: Settings
     catalogue: Catalogue
+    topology: Topology
     ledger: Ledger
     clock: Clock
     broker_id: str = "test"

@@ -103,6 +103,7 @@ def check_roles(functions: Iterable[Callable[..., Any]], topology: Topology) -> 
                 spec.consumed_schemas,
                 {payload.__name__ for payload in spec.publishes},
                 spec.where,
+                keeps_order=spec.keeps_order,
             )
         except ConfigurationError as error:
             problems.append(error.reason)
@@ -151,6 +152,7 @@ async def hosting(
         services = Services(
             settings=settings,
             catalogue=declarations.catalogue,
+            topology=declarations.topology,
             ledger=ledger,
             clock=clock,
             breakers=Breakers(clock, on_change=metrics.breaker_changed),

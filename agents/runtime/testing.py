@@ -2,6 +2,7 @@
 
 import random
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -11,6 +12,7 @@ from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
 from agents.runtime.ports import Ledger
 from agents.runtime.settings import ROOT, Settings
+from agents.runtime.topology import Topology, load_topology
 from schemas import AgentMessage, Payload, compose
 
 EPOCH: Final = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -70,6 +72,12 @@ def message_with(
     )
 
 
+@cache
+def shipped_topology() -> Topology:
+    """What topics.yaml of the checkout says."""
+    return load_topology(ROOT / "topics.yaml")
+
+
 def fake_services(
     *,
     catalogue: Catalogue | None = None,
@@ -82,6 +90,7 @@ def fake_services(
     return Services(
         settings=Settings() if settings is None else settings,
         catalogue=load_catalogue(ROOT / "actions.yaml") if catalogue is None else catalogue,
+        topology=shipped_topology(),
         ledger=MemoryLedger() if ledger is None else ledger,
         clock=clock,
         breakers=Breakers(clock),

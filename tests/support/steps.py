@@ -15,6 +15,7 @@ from agents.runtime.ledger.memory import MemoryLedger
 from agents.runtime.ports import Clock, Ledger
 from agents.runtime.roles import Handler, spec_of
 from agents.runtime.settings import Settings
+from agents.runtime.testing import shipped_topology
 from schemas import (
     AgentMessage,
     CostEstimate,
@@ -74,7 +75,14 @@ class Rig:
             actions={action.id: action for action in self.actions},
             source="actions.yaml",
         )
-        return Services(self.settings, catalogue, self.ledger, self.clock, breakers=self.breakers)
+        return Services(
+            settings=self.settings,
+            catalogue=catalogue,
+            topology=shipped_topology(),
+            ledger=self.ledger,
+            clock=self.clock,
+            breakers=self.breakers,
+        )
 
     def hosted(self, function: Callable[..., Any]) -> AbstractAsyncContextManager[Handler]:
         """The executor's handler as a process hosts it."""

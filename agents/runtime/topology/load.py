@@ -82,6 +82,8 @@ class TopicDeclaration(Declaration):
     """A list of the roles that read it"""
     primary: _Role | None = None
     """The consumer that dead-letters it"""
+    may_wait: bool = True
+    """Whether a record of it may wait on a delay topic"""
     key: Key | None = None
     partitions: _Partitions | None = None
     replication_factor: _Replicas | None = None
@@ -137,6 +139,7 @@ def _resolve(
         schema=topic.schema_,
         producers=topic.producers,
         consumers=topic.consumers,
+        may_wait=topic.may_wait,
         primary=topic.primary or next((r for r in topic.consumers if r != SINK), None),
         min_compaction_lag=topic.min_compaction_lag,
         source=f"{document.file}:{document.line_of(('topics', name))}",

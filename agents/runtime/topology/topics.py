@@ -54,6 +54,8 @@ class TopicSpec:
     """The consumer that dead-letters it; ``None`` where only the sink reads it."""
     source: str
     """File and line of the declaration."""
+    may_wait: bool = True
+    """Whether its readers bear that a later record overtakes one that waits on a delay topic."""
 
     @property
     def executor(self) -> str | None:
@@ -68,6 +70,11 @@ class TopicSpec:
     def written_by(self, role: str) -> bool:
         """Whether ``role`` may write it."""
         return role in self.producers or ANY in self.producers
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether the delayer can have records of it: a role reads it that may let them wait."""
+        return self.primary is not None and self.schema != BYTES and self.may_wait
 
     def config(self) -> dict[str, str]:
         """The configuration in Kafka's terms."""
@@ -120,7 +127,13 @@ class Topology:
         )
 
     def check_role(
-        self, role: str, consumes: AbstractSet[str], emits: AbstractSet[str], where: str
+        self,
+        role: str,
+        consumes: AbstractSet[str],
+        emits: AbstractSet[str],
+        where: str,
+        *,
+        keeps_order: bool = False,
     ) -> None:
         """Compare what a role's function does with what the file says.
 
@@ -129,6 +142,7 @@ class Topology:
             consumes: Names of the payloads that its function takes.
             emits: Names of the payloads that its function returns.
             where: File and line of the function.
+            keeps_order: Whether none of its messages may wait while later ones are handled.
 
         Raises:
             TopologyError: They disagree; every difference is named, with both places.
@@ -136,9 +150,18 @@ class Topology:
         complaints = [
             *self._compare(where, role, consumes, "consumes", lambda topic: topic.consumers),
             *self._compare(where, role, emits, "emits", lambda topic: topic.producers),
+            *(self._overtaking(where, role) if keeps_order else ()),
         ]
         if complaints:
             raise TopologyError("\n".join(complaints))
+
+    def _overtaking(self, where: str, role: str) -> Iterable[str]:
+        for topic in self.consumed_by(role):
+            if topic.may_wait:
+                yield (
+                    f"{topic.source}: records of {topic.name} may wait on a delay topic, but role "
+                    f"{role!r} at {where} keeps their order; add `may_wait: false` there"
+                )
 
     def _compare(
         self,

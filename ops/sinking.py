@@ -6,6 +6,7 @@ import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from agents.runtime import redaction
 from agents.runtime.clock import SystemClock
 from agents.runtime.collector import calm_the_collector
 from agents.runtime.health import serving
@@ -32,6 +33,7 @@ def run(ready_file: Path | None) -> None:
         ConsumerFatalError: Kafka refuses this consumer for good.
     """
     settings = load_settings()
+    redaction.learn(settings)
     configure_logging(log_format=settings.log_format, level=settings.log_level)
     metrics = Metrics()
     outages = Outages(SystemClock(), metrics)

@@ -14,6 +14,7 @@ import structlog
 
 from agents.runtime.errors import ErrorCode, InvalidMessageError, MillstreamError, PermanentError
 from agents.runtime.records import Headers, Outgoing, Record
+from agents.runtime.redaction import redacted
 
 TOPIC: Final = "millstream.dead-letters.v1"
 
@@ -78,7 +79,7 @@ def dead_letter(
         (HEADER_OFFSET, str(record.offset)),
         (HEADER_TIMESTAMP, str(record.timestamp_ms)),
         (HEADER_CLASS, type(error).__name__),
-        (HEADER_MESSAGE, str(error)[:_LONGEST_REASON]),
+        (HEADER_MESSAGE, redacted(str(error))[:_LONGEST_REASON]),
         (HEADER_CODE, code),
         (HEADER_ROLE, role),
         (HEADER_ATTEMPT, str(attempt)),
@@ -164,7 +165,8 @@ class DeadLetterWriter:
             return
         self._in_a_row += 1
         if self._in_a_row > self.limit:
+            last = redacted(f"{type(error).__name__}: {error}")
             raise TooManyDeadLettersError(
                 f"{self.role} failed on {self._in_a_row} records in a row, the last one with "
-                f"{type(error).__name__}: {error}; they are dead letters, and the worker stops"
+                f"{last}; they are dead letters, and the worker stops"
             )

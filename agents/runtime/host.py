@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from agents.runtime import redaction
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
@@ -125,6 +126,7 @@ async def hosting(
             Postgres refuses us.
     """
     specs = check_roles(functions, declarations.topology)
+    redaction.learn(settings)
     kafka = kafka_config(settings)
     async with AsyncExitStack() as stack:
         metrics, clock = Metrics(), SystemClock()

@@ -42,6 +42,7 @@ from agents.runtime.errors import (
 )
 from agents.runtime.nesting import MAX_DEPTH, is_too_deep
 from agents.runtime.ports import Clock
+from agents.runtime.redaction import redacted
 from agents.runtime.resilience import Backoff, call_with_backoff
 from schemas import Failure, JsonObject, Step, StepResult
 
@@ -175,8 +176,8 @@ def unknown(code: ErrorCode, reason: str) -> Ending:
 
 
 def sayable(text: str) -> str:
-    """``text`` as a failure's reason may hold it: without control characters, and not too long."""
-    cleaned = _CONTROL_CHARACTERS.sub(" ", text).strip()
+    """``text`` as a failure may give it for its reason: without secrets, not too long, printable."""
+    cleaned = _CONTROL_CHARACTERS.sub(" ", redacted(text)).strip()
     # A surrogate that stands alone has no form in UTF-8.
     cleaned = cleaned.encode(errors="replace").decode()
     return cleaned[:_MAX_REASON] or "no reason was given"

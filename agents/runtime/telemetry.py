@@ -1,24 +1,18 @@
 """Logging: structlog everywhere, the standard library's loggers through the same pipeline.
 
-Lines are JSON in production and coloured on a terminal. Values under names that speak of secrets
-are replaced before a line is rendered.
+Lines are JSON in production and coloured on a terminal. Secrets are replaced before a line is
+rendered, see :mod:`agents.runtime.redaction`.
 """
 
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any, Final
 
 import structlog
 
-_SECRET_NAME: Final = re.compile(
-    r"password|passwd|secret|token|api_?key|authorization|dsn", re.IGNORECASE
-)
-_CREDENTIALS_IN_URL: Final = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*://[^:/@\s]*):[^@/\s]+@", re.IGNORECASE
-)
-_REPLACEMENT: Final = "[redacted]"
+from agents.runtime.redaction import REDACTED, is_secret_name, redacted
+
 #: These speak at info about every partition and request; what matters in them is at warning.
 _CHATTY: Final = ("faust", "mode", "aiokafka", "httpx", "httpcore", "alembic", "librdkafka")
 _REPETITIVE: Final = ("psycopg",)
@@ -26,12 +20,12 @@ _REPETITIVE: Final = ("psycopg",)
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace values under secret names, and passwords inside URLs."""
+    """Replace values under secret names, and secrets inside other values."""
     for name, value in event.items():
-        if _SECRET_NAME.search(name):
-            event[name] = _REPLACEMENT
-        elif isinstance(value, str) and "://" in value:
-            event[name] = _CREDENTIALS_IN_URL.sub(rf"\g<scheme>:{_REPLACEMENT}@", value)
+        if is_secret_name(name):
+            event[name] = REDACTED
+        elif isinstance(value, str):
+            event[name] = redacted(value)
     return event
 
 

@@ -9,7 +9,7 @@ Michael Nygard's "Release It!", chapter "Stability Patterns"::
     half_open ──failure──▶ open
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import ClassVar, Final, Literal, TypeVar
 
@@ -166,3 +166,7 @@ class Breakers:
             breaker = CircuitBreaker(dependency, clock=self._clock, on_change=self._on_change)
             self._breakers[dependency] = breaker
         return breaker
+
+    def states(self) -> Mapping[str, BreakerState]:
+        """The state that each is in now, by dependency."""
+        return {name: breaker.state for name, breaker in self._breakers.items()}

@@ -75,7 +75,7 @@ class _MetricsCollector(Collector):
             away.add_metric((name,), role.is_away)
         for name, seconds in self._metrics.stalled().items():
             stalled.add_metric((name,), seconds)
-        for dependency, current in self._metrics.breakers.items():
+        for dependency, current in self._metrics.breakers().items():
             for state in ("closed", "open", "half_open"):
                 breakers.add_metric((dependency, state), state == current)
         yield from (running, unfinished, uncommitted, oldest, away, stalled, breakers)

@@ -149,6 +149,8 @@ async def hosting(
         ledger = PostgresLedger(database, clock, metrics)
         await patiently(ledger.start, clock=clock, outage=starting)
         stack.push_async_callback(ledger.close)
+        breakers = Breakers(clock)
+        metrics.breakers = breakers.states
         producer = Producer(kafka)
         stack.push_async_callback(producer.close)
         services = Services(
@@ -157,7 +159,7 @@ async def hosting(
             topology=declarations.topology,
             ledger=ledger,
             clock=clock,
-            breakers=Breakers(clock, on_change=metrics.breaker_changed),
+            breakers=breakers,
             metrics=metrics,
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
         )

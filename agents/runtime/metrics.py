@@ -257,7 +257,8 @@ class Metrics:
     def __init__(self) -> None:
         self.roles: dict[str, RoleMetrics] = {}
         self.ledger_batches: dict[LedgerCall, BatchMetrics] = {}
-        self.breakers: dict[str, BreakerState] = {}
+        self.breakers: Callable[[], Mapping[str, BreakerState]] = dict
+        """Asks the circuit breakers for :data:`BREAKER`, by dependency."""
         self.sink_batches = BatchMetrics()
         self.sink_rows: Counter[str] = Counter()
         self.stalled: Callable[[], Mapping[str, float]] = dict
@@ -270,7 +271,3 @@ class Metrics:
     def ledger(self, operation: LedgerCall) -> BatchMetrics:
         """What batches of ``operation`` count; the same object each time."""
         return self.ledger_batches.setdefault(operation, BatchMetrics())
-
-    def breaker_changed(self, dependency: str, state: BreakerState) -> None:
-        """Note the state that a circuit breaker has gone to."""
-        self.breakers[dependency] = state

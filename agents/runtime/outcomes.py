@@ -176,7 +176,7 @@ def unknown(code: ErrorCode, reason: str) -> Ending:
 
 
 def sayable(text: str) -> str:
-    """``text`` as a failure may give it for its reason: without secrets, not too long, printable."""
+    """``text`` as the reason of a failure may hold it: without secrets, printable, not too long."""
     cleaned = _CONTROL_CHARACTERS.sub(" ", redacted(text)).strip()
     # A surrogate that stands alone has no form in UTF-8.
     cleaned = cleaned.encode(errors="replace").decode()

@@ -44,7 +44,7 @@ def used() -> Metrics:
     role.attempt_ended(0.02)
     role.ended("dead_letter", "bug")
     metrics.ledger("advance").ended(7, 0.003)
-    metrics.breaker_changed("api.example", "open")
+    metrics.breakers = lambda: {"api.example": "open"}
     metrics.sink_batches.ended(500, 0.05)
     metrics.sink_rows["events"] += 500
     metrics.stalled = lambda: {"planner": 2.0}
@@ -111,7 +111,9 @@ def test_gauges_are_asked_at_each_scrape() -> None:
 
 async def test_a_breaker_shows_the_one_state_that_it_is_in() -> None:
     metrics, clock = Metrics(), ManualClock()
-    breaker = Breakers(clock, on_change=metrics.breaker_changed).of("api.example")
+    breakers = Breakers(clock)
+    metrics.breakers = breakers.states
+    breaker = breakers.of("api.example")
 
     async def fail() -> None:
         raise TransientError("down")
@@ -123,8 +125,9 @@ async def test_a_breaker_shows_the_one_state_that_it_is_in() -> None:
     assert value(metrics, name, dependency="api.example", state="open") == 1
     assert value(metrics, name, dependency="api.example", state="closed") == 0
     clock.advance(timedelta(seconds=61).total_seconds())
-    assert breaker.state == "half_open"
+    # Nobody has asked the dependency since, and still its time is over.
     assert value(metrics, name, dependency="api.example", state="half_open") == 1
+    assert value(metrics, name, dependency="api.example", state="open") == 0
 
 
 async def test_batches_of_the_ledger_are_counted_failed_ones_included() -> None:

@@ -62,6 +62,8 @@ def summarise(state: ExecutionState) -> str:
         case status:
             reason = f" {state.reason}" if state.reason else ""
             counted = f", {steps}" if total else ""
+            if status is ExecutionStatus.CANCELLED and not any(s.attempt for s in state.steps):
+                counted = " before it began"
             return f"{status.value.capitalize()}{counted}.{reason}"
 
 

@@ -15,9 +15,12 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
-from agents.routing.machine import BrokerLost, Event, Moved, Wakeup, react
+from agents.routing.deadlines import Limits, next_wakeup
+from agents.routing.machine import BrokerLost, Event, GivenUp, Wakeup, react
+from agents.routing.progress import Moved, next_version
 from agents.routing.run import Run
 from agents.runtime import Context, InfrastructureError, Services, role
+from agents.runtime.errors import ErrorCode
 from agents.runtime.ledger.retention import HourlySweep
 from agents.runtime.ports import OutboxRow, Refusal, RunRecord, Transition
 from schemas import (
@@ -37,6 +40,8 @@ ROLE = "router"
 _log = structlog.get_logger(__name__)
 _PAGE = 200
 _sweep = HourlySweep()
+_stuck: dict[UUID, int] = {}
+"""Runs that could neither be moved nor ended, by version: not tried again in this process."""
 
 
 async def tick(services: Services, number: int) -> Sequence[OutboxRow[Any]]:
@@ -60,7 +65,17 @@ async def tick(services: Services, number: int) -> Sequence[OutboxRow[Any]]:
     return rows
 
 
-@role(ROLE, ticker=tick, keeps_order=True)
+async def give_up(code: ErrorCode, reason: str, ctx: Context) -> Sequence[OutboxRow[Any]]:
+    """End the execution, or the step, that a message was about which cannot be handled.
+
+    Without it the run would stay as it is until its deadline.
+    """
+    event = GivenUp(ctx.message, code, reason)
+    cause = f"GivenUp:{ctx.message.message_id}"
+    return await _advance(ctx.services, ctx.lane, ctx.correlation_id, event, cause, ctx.now())
+
+
+@role(ROLE, ticker=tick, keeps_order=True, gives_up=give_up)
 async def route(
     event: Verdict | StepResult | Outcome | Command, ctx: Context
 ) -> Sequence[OutboxRow[Step | ExecutionState]]:
@@ -79,8 +94,14 @@ async def route(
             event_id=message.message_id,
             now=ctx.now(),
             broker_id=ctx.services.broker_id,
+            limits=_limits(ctx.services),
         ),
     )
+
+
+def _limits(services: Services) -> Limits:
+    settings = services.settings
+    return Limits(execution=settings.execution_deadline, answer=settings.step_patience)
 
 
 async def _end_lost_runs(services: Services, lane: str, now: datetime) -> Sequence[OutboxRow[Any]]:
@@ -107,45 +128,63 @@ async def _by_itself(
 ) -> list[OutboxRow[Any]]:
     """Move runs by something that is no message.
 
-    The event's id comes from the run's version, so that several routers that notice the same
-    thing move the run once.
+    The event's cause comes from the run's version, so that several routers that notice the same
+    thing move the run once. A run that cannot be moved is ended.
     """
 
     async def move(record: RunRecord) -> Sequence[OutboxRow[Any]]:
-        event_id = derive_message_id(
-            lane=record.lane,
-            correlation_id=record.correlation_id,
-            role=ROLE,
-            cause=f"{type(event).__name__}:{record.version}",
-            index=0,
-        )
-        return await services.ledger.advance(
-            lane=record.lane,
-            correlation_id=record.correlation_id,
-            event_id=event_id,
-            decide=lambda current: decide(
-                current,
-                event,
-                lane=record.lane,
-                correlation_id=record.correlation_id,
-                event_id=event_id,
-                now=now,
-                broker_id=services.broker_id,
-            ),
-        )
+        cause = f"{type(event).__name__}:{record.version}"
+        try:
+            return await _advance(services, record.lane, record.correlation_id, event, cause, now)
+        except InfrastructureError:
+            raise
+        except Exception as error:  # noqa: BLE001  # one run must not keep the router from the others
+            _log.error("timer_failed", correlation_id=str(record.correlation_id), exc_info=error)
+            reason = f"the router failed unexpectedly ({type(error).__name__}); the log says more"
+            given_up = GivenUp(None, "bug", reason)
+            cause = f"GivenUp:{record.version}"
+            return await _advance(
+                services, record.lane, record.correlation_id, given_up, cause, now
+            )
 
+    records = [each for each in records if _stuck.get(each.correlation_id) != each.version]
     moved = await asyncio.gather(*(move(record) for record in records), return_exceptions=True)
     rows: list[OutboxRow[Any]] = []
     for record, outcome in zip(records, moved, strict=True):
         if isinstance(outcome, InfrastructureError):
             raise outcome
         if isinstance(outcome, Exception):
-            _log.error("timer_failed", correlation_id=str(record.correlation_id), exc_info=outcome)
+            _log.error("run_is_stuck", correlation_id=str(record.correlation_id), exc_info=outcome)
+            _stuck[record.correlation_id] = record.version
         elif isinstance(outcome, BaseException):
             raise outcome
         else:
             rows += outcome
     return rows
+
+
+async def _advance(
+    services: Services, lane: str, correlation_id: UUID, event: Event, cause: str, now: datetime
+) -> Sequence[OutboxRow[Any]]:
+    """Move a run by something that is no message, once per ``cause``."""
+    event_id = derive_message_id(
+        lane=lane, correlation_id=correlation_id, role=ROLE, cause=cause, index=0
+    )
+    return await services.ledger.advance(
+        lane=lane,
+        correlation_id=correlation_id,
+        event_id=event_id,
+        decide=lambda record: decide(
+            record,
+            event,
+            lane=lane,
+            correlation_id=correlation_id,
+            event_id=event_id,
+            now=now,
+            broker_id=services.broker_id,
+            limits=_limits(services),
+        ),
+    )
 
 
 def decide(
@@ -157,26 +196,40 @@ def decide(
     event_id: UUID,
     now: datetime,
     broker_id: str,
+    limits: Limits,
 ) -> Transition:
     """The state machine's answer in the ledger's terms: a record to write, envelopes to send."""
     run = None if record is None else Run.model_validate_json(record.document)
     # Retries of steps that failed together are spread by the event's own id, not by chance, so
     # that the same events always give the same decisions.
     jitter = (event_id.int & 0xFFFF) / 0xFFFF
-    match react(run, event, now=now, jitter=jitter, broker_id=broker_id):
+    answer = react(run, event, now=now, jitter=jitter, broker_id=broker_id, limits=limits)
+    if answer is None and isinstance(event, Wakeup) and run is not None and _is_due(record, now):
+        # It was to be woken by limits that have been raised since: they count from now on.
+        answer = Moved(next_version(run, run.cause, now))
+    match answer:
         case None:
             return Transition(run=None)
         case Refusal() as refusal:
             return Transition(run=None, refusal=refusal)
         case Moved() as moved:
             return Transition(
-                run=_as_record(moved.run, lane, correlation_id),
+                run=_as_record(moved.run, lane, correlation_id, limits),
                 emits=_envelopes(moved, lane, correlation_id, event_id, now),
                 discards_outbox=isinstance(event, BrokerLost),
             )
 
 
-def _as_record(run: Run, lane: str, correlation_id: UUID) -> RunRecord:
+def _is_due(record: RunRecord | None, now: datetime) -> bool:
+    return (
+        record is not None
+        and record.is_open
+        and record.next_wakeup is not None
+        and record.next_wakeup <= now
+    )
+
+
+def _as_record(run: Run, lane: str, correlation_id: UUID, limits: Limits) -> RunRecord:
     return RunRecord(
         lane=lane,
         correlation_id=correlation_id,
@@ -184,7 +237,7 @@ def _as_record(run: Run, lane: str, correlation_id: UUID) -> RunRecord:
         status=run.status.value if run.status is not None else "new",
         is_open=run.is_open,
         document=run.model_dump_json().encode(),
-        next_wakeup=run.next_wakeup,
+        next_wakeup=next_wakeup(run, limits),
     )
 
 

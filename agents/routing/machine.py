@@ -10,21 +10,20 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
+from agents.routing.deadlines import DEADLINE_EXCEEDED, Limits, is_over_time, unanswered
+from agents.routing.progress import SETTLED, Moved, next_version, progress, skip_pending
 from agents.routing.run import Run
-from agents.runtime.errors import PermanentError
+from agents.runtime.errors import ErrorCode
 from agents.runtime.ports import Refusal
-from agents.runtime.references import resolve
 from schemas import (
     AgentMessage,
     Command,
     ExecutionStatus,
     Failure,
-    JsonObject,
     Judgement,
     Outcome,
     Payload,
     PlanStep,
-    Step,
     StepResult,
     StepState,
     Verdict,
@@ -35,7 +34,7 @@ MAX_OUTPUTS = 1_500_000
 LONGEST_RETRY = 3600.0
 """Seconds that a step waits at most for its next attempt, whatever the other side asks for."""
 _JITTER = 0.25
-_SETTLED = frozenset({"success", "failed", "unknown", "skipped"})
+_DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +48,28 @@ class BrokerLost:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """The next version of a run, and the steps that start because of it."""
+class GivenUp:
+    """The router cannot handle a message, or cannot wake a run where there is none: a bug."""
 
-    run: Run
-    dispatch: tuple[Step, ...] = ()
-    judgement: Judgement | None = None
-    """The verdict that made it move, if one did."""
+    message: AgentMessage[Payload] | None
+    code: ErrorCode
+    reason: str
 
 
-Event = AgentMessage[Payload] | Wakeup | BrokerLost
+Event = AgentMessage[Payload] | Wakeup | BrokerLost | GivenUp
 Answer = Moved | Refusal | None
 """``None``: the event changes nothing, such as a result of an attempt that is over."""
 
 
-def react(run: Run | None, event: Event, *, now: datetime, jitter: float, broker_id: str) -> Answer:
+def react(
+    run: Run | None,
+    event: Event,
+    *,
+    now: datetime,
+    jitter: float,
+    broker_id: str,
+    limits: Limits = _DEFAULT_LIMITS,
+) -> Answer:
     """What ``event`` makes of ``run``.
 
     Args:
@@ -72,22 +78,32 @@ def react(run: Run | None, event: Event, *, now: datetime, jitter: float, broker
         now: The moment of the decision.
         jitter: Between 0 and 1; spreads retries of steps that failed together.
         broker_id: The broker that a new run belongs to.
+        limits: How long things may take.
     """
     match event:
-        case Wakeup():
-            return None if run is None else _wake(run, now)
-        case BrokerLost():
-            return None if run is None else _lose(run, now)
+        case GivenUp():
+            return _give_up(run, event, now, jitter, broker_id)
         case AgentMessage(payload=Verdict() as verdict):
             return _judge(run, event, verdict, now, broker_id)
         case AgentMessage(payload=Outcome() as outcome):
             return _conclude(run, event, outcome, now, broker_id)
-        case AgentMessage(payload=StepResult() as result):
-            return None if run is None else _take(run, event, result, now, jitter)
         case AgentMessage(payload=Command() as command):
             return _obey(run, event, command, now, broker_id)
         case _:
-            raise TypeError(f"the router takes no {event.message_type}")
+            return None if run is None else _go_on(run, event, now, jitter, limits)
+
+
+def _go_on(run: Run, event: Event, now: datetime, jitter: float, limits: Limits) -> Answer:
+    """What becomes of a run by what cannot begin one."""
+    match event:
+        case AgentMessage(payload=StepResult() as result):
+            return _take(run, event, result, now, jitter)
+        case Wakeup():
+            return _wake(run, now, jitter, limits)
+        case BrokerLost():
+            return _lose(run, now)
+        case _:
+            raise TypeError(f"the router takes no {event}")
 
 
 def _begin(message: AgentMessage[Payload], now: datetime, broker_id: str) -> Run:
@@ -103,6 +119,19 @@ def _begin(message: AgentMessage[Payload], now: datetime, broker_id: str) -> Run
     )
 
 
+def _awaits_its_request(run: Run) -> bool:
+    """Whether it was cancelled before anything of its request was seen."""
+    return run.request_id is None and run.is_open
+
+
+def _absorbed(cancelled: Run, named: Run) -> Run:
+    """What a cancel has left, now that the request is known which it was for."""
+    named = skip_pending(named).replace(
+        version=cancelled.version, status=cancelled.status, started_at=cancelled.started_at
+    )
+    return named.moved(ExecutionStatus.CANCELLED, code=cancelled.code, reason=cancelled.reason)
+
+
 def _in_use(run: Run, request_id: UUID) -> Refusal | None:
     if run.request_id is None or run.request_id == request_id:
         return None
@@ -116,11 +145,11 @@ def _in_use(run: Run, request_id: UUID) -> Refusal | None:
 def _judge(
     run: Run | None, message: AgentMessage[Payload], verdict: Verdict, now: datetime, broker: str
 ) -> Answer:
-    if run is not None:
-        # A second request is refused; a repeated verdict, or one for an execution that was
-        # cancelled before it came, changes nothing.
+    if run is not None and not _awaits_its_request(run):
+        # A second request is refused; a repeated verdict changes nothing.
         return _in_use(run, verdict.request_id)
     plan = verdict.plan
+    cancelled = run
     run = _begin(message, now, broker).replace(
         request_id=verdict.request_id,
         title=plan.title,
@@ -132,12 +161,14 @@ def _judge(
             for step in plan.steps
         ),
     )
-    if verdict.decision == "approved":
+    if cancelled is not None:
+        run = _absorbed(cancelled, run)
+    elif verdict.decision == "approved":
         run = run.moved(ExecutionStatus.RUNNING)
     else:
         run = _refused(run, verdict)
     judgement = Judgement.by(message.message_id, verdict)
-    return replace(_progress(run, message.message_id, now), judgement=judgement)
+    return replace(progress(run, message.message_id, now), judgement=judgement)
 
 
 def _refused(run: Run, verdict: Verdict) -> Run:
@@ -145,25 +176,28 @@ def _refused(run: Run, verdict: Verdict) -> Run:
     reason = " ".join(reason.text for reason in verdict.reasons)[:10_000]
     if verdict.decision == "needs_approval":
         return run.moved(ExecutionStatus.NEEDS_APPROVAL, code=code, reason=reason)
-    return _skip_pending(run).moved(ExecutionStatus.DENIED, code=code, reason=reason)
+    return skip_pending(run).moved(ExecutionStatus.DENIED, code=code, reason=reason)
 
 
 def _conclude(
     run: Run | None, message: AgentMessage[Payload], outcome: Outcome, now: datetime, broker: str
 ) -> Answer:
+    named = _begin(message, now, broker).replace(
+        request_id=outcome.request_id, title=outcome.title, requester=outcome.requester
+    )
     if run is None:
-        run = _begin(message, now, broker).replace(
-            request_id=outcome.request_id, title=outcome.title, requester=outcome.requester
-        )
+        run = named
+    elif _awaits_its_request(run):
+        return progress(_absorbed(run, named), message.message_id, now)
     elif (refusal := _in_use(run, outcome.request_id)) is not None:
         return refusal
     elif not run.is_open or run.plan is not None:
         # A verdict came first, such as one whose checker failed on it a second time.
         return None
-    run = _skip_pending(run).moved(
+    run = skip_pending(run).moved(
         ExecutionStatus(outcome.status), code=outcome.code, reason=outcome.reason
     )
-    return _progress(run, message.message_id, now)
+    return progress(run, message.message_id, now)
 
 
 def _take(
@@ -177,6 +211,11 @@ def _take(
         or (result.run_no, result.attempt) != (run.run_no, step.attempt)
     ):
         return None
+    return progress(_settled(run, step, result, now, jitter), message.message_id, now)
+
+
+def _settled(run: Run, step: StepState, result: StepResult, now: datetime, jitter: float) -> Run:
+    """The run after the end of one attempt at ``step``, which may be followed by another."""
     update: dict[str, object] = {
         "status": result.status,
         "output": result.output,
@@ -203,8 +242,7 @@ def _take(
         delay = min(planned.retry.delay_after(step.attempt), LONGEST_RETRY) * (1 + _JITTER * jitter)
         due = now + timedelta(seconds=min(max(delay, failure.retry_after or 0.0), LONGEST_RETRY))
         run = run.replace(retry_at={**run.retry_at, step.step_id: due})
-    run = run.with_step(step.replace(**update))
-    return _progress(run, message.message_id, now)
+    return run.with_step(step.replace(**update))
 
 
 def _is_too_much(run: Run, result: StepResult) -> bool:
@@ -214,26 +252,90 @@ def _is_too_much(run: Run, result: StepResult) -> bool:
     return sum(sizes) > MAX_OUTPUTS
 
 
-def _wake(run: Run, now: datetime) -> Answer:
-    if run.status is not ExecutionStatus.RUNNING or not any(
-        due <= now for due in run.retry_at.values()
-    ):
+def _wake(run: Run, now: datetime, jitter: float, limits: Limits) -> Answer:
+    if not run.is_open:
         return None
-    return _progress(run, run.cause, now)
+    before = run
+    for result in list(unanswered(run, now, limits)):
+        step = run.step(result.step_id)
+        if step is not None:
+            run = _settled(run, step, result, now, jitter)
+    if is_over_time(run, now, limits):
+        run = _expired(run)
+    is_retry_due = any(due <= now for due in run.retry_at.values())
+    if run is before and not (is_retry_due and run.status is ExecutionStatus.RUNNING):
+        return None
+    return progress(run, run.cause, now)
+
+
+def _expired(run: Run) -> Run:
+    if _awaits_its_request(run):
+        reason = f"{run.reason}; no request came under this correlation id"
+        return run.moved(ExecutionStatus.CANCELLED, code=run.code, reason=reason[:10_000])
+    # Where something is in flight or in doubt, that decides how the run ends.
+    has_begun = run.status is not ExecutionStatus.NEEDS_APPROVAL
+    status = ExecutionStatus.CANCELLING if has_begun else ExecutionStatus.EXPIRED
+    reason = "it took longer than an execution may"
+    return skip_pending(run).moved(status, code=DEADLINE_EXCEEDED, reason=reason)
+
+
+def _give_up(run: Run | None, event: GivenUp, now: datetime, jitter: float, broker: str) -> Answer:
+    message, failure = event.message, Failure(code=event.code, reason=event.reason)
+    match None if message is None else message.payload:
+        case None:
+            return None if run is None or not run.is_open else _abandon(run, failure, now)
+        case StepResult() as result if run is not None and message is not None:
+            # What is known of its effect stays known.
+            status = "unknown" if result.status == "unknown" else "failed"
+            told = result.model_copy(update={"status": status, "output": {}, "failure": failure})
+            return _take(run, message, told, now, jitter)
+        case Verdict() | Outcome() as judged if message is not None and (
+            run is None or _awaits_its_request(run)
+        ):
+            about = judged.plan if isinstance(judged, Verdict) else judged
+            begun = run or _begin(message, now, broker)
+            named = begun.replace(
+                request_id=judged.request_id, title=about.title, requester=about.requester
+            )
+            failed = named.moved(ExecutionStatus.FAILED, code=failure.code, reason=failure.reason)
+            return Moved(next_version(failed, message.message_id, now))
+        case _:  # nobody waits for it
+            return None
+
+
+def _abandon(run: Run, failure: Failure, now: datetime) -> Moved:
+    """End a run at once, whatever is in flight."""
+    effects = {} if run.plan is None else {each.step_id: each.effect for each in run.plan.steps}
+    steps = tuple(
+        step.replace(
+            status="unknown" if effects.get(step.step_id) == "effect" else "failed",
+            failure=failure,
+            finished_at=now,
+        )
+        if step.status == "running"
+        else step
+        for step in run.steps
+    )
+    run = skip_pending(run.replace(steps=steps))
+    in_doubt = any(step.status == "unknown" for step in run.steps)
+    status = ExecutionStatus.UNKNOWN if in_doubt else ExecutionStatus.FAILED
+    return Moved(
+        next_version(run.moved(status, code=failure.code, reason=failure.reason), run.cause, now)
+    )
 
 
 def _lose(run: Run, now: datetime) -> Answer:
     if not run.is_open:
         return None
     steps = tuple(
-        step if step.status in _SETTLED else step.replace(status="skipped") for step in run.steps
+        step if step.status in SETTLED else step.replace(status="skipped") for step in run.steps
     )
     run = run.replace(steps=steps, retry_at={}).moved(
         ExecutionStatus.FAILED,
         code="broker_reset",
         reason="The broker that carried this execution is gone with its topics; send it again.",
     )
-    return Moved(_next_version(run, run.cause, now))
+    return Moved(next_version(run, run.cause, now))
 
 
 def _obey(
@@ -242,20 +344,22 @@ def _obey(
     if run is None:
         if command.kind != "cancel":
             return Refusal("refused", f"there is no execution to {command.kind} yet")
-        # The request may still be on its way: the run absorbs its verdict when that comes.
+        # The request may still be on its way: the run absorbs what becomes of it.
         run = _begin(message, now, broker)
     obey = _COMMANDS.get((command.kind, run.status))
     if obey is None:
         status = run.status.value if run.status is not None else "new"
         return Refusal("refused", f"an execution that is {status} cannot {command.kind}")
-    return _progress(obey(run, command), message.message_id, now)
+    return progress(obey(run, command), message.message_id, now)
 
 
 def _cancel(run: Run, command: Command) -> Run:
     reason = command.reason or f"cancelled by {command.issued_by}"
-    run = _skip_pending(run)
+    run = skip_pending(run)
     in_flight = any(step.status == "running" for step in run.steps)
-    status = ExecutionStatus.CANCELLING if in_flight else ExecutionStatus.CANCELLED
+    # Without a request it waits for one, so that what is cancelled has a name and an end.
+    waits = in_flight or run.request_id is None
+    status = ExecutionStatus.CANCELLING if waits else ExecutionStatus.CANCELLED
     return run.moved(status, code="cancelled", reason=reason)
 
 
@@ -279,106 +383,7 @@ _COMMANDS: dict[tuple[str, ExecutionStatus | None], Callable[[Run, Command], Run
 """What a command does in which status; anything else is refused."""
 
 
-def _progress(run: Run, cause: UUID, now: datetime) -> Moved:
-    """Dispatch what can start, and end the run when nothing is left to do."""
-    dispatch: list[Step] = []
-    if run.status is ExecutionStatus.RUNNING and not _has_failed(run):
-        run = _dispatch_ready(run, now, dispatch)
-    if run.status in (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED) and _has_failed(run):
-        run = _skip_pending(run)
-    return Moved(_next_version(_ended(run), cause, now), tuple(dispatch))
-
-
-def _dispatch_ready(run: Run, now: datetime, dispatch: list[Step]) -> Run:
-    if run.plan is None:
-        return run
-    for planned in run.plan.steps:
-        step = run.step(planned.step_id)
-        if step is None or not _is_ready(run, planned, step, now):
-            continue
-        try:
-            parameters = {
-                name: resolve(value, run.outputs) for name, value in planned.parameters.items()
-            }
-        except PermanentError as error:
-            failure = Failure(code=error.code, reason=error.reason)
-            run = run.with_step(step.replace(status="failed", failure=failure))
-            break
-        attempt = step.attempt + 1
-        dispatch.append(_order(run, planned, attempt, parameters))
-        retry_at = {name: due for name, due in run.retry_at.items() if name != planned.step_id}
-        started = step.replace(status="running", attempt=attempt, started_at=step.started_at or now)
-        run = run.with_step(started).replace(retry_at=retry_at)
-    return run
-
-
-def _is_ready(run: Run, planned: PlanStep, step: StepState, now: datetime) -> bool:
-    if step.status == "waiting_retry":
-        return run.retry_at.get(step.step_id, now) <= now
-    outputs = run.outputs
-    return step.status == "pending" and all(name in outputs for name in planned.depends_on)
-
-
-def _order(run: Run, planned: PlanStep, attempt: int, parameters: JsonObject) -> Step:
-    if run.request_id is None or run.plan is None or run.plan_id is None:
-        raise ValueError("a run without a plan has no steps to dispatch")
-    return Step.model_validate(
-        {
-            "request_id": run.request_id,
-            "plan_id": run.plan_id,
-            "plan_hash": run.plan.plan_hash,
-            "run_no": run.run_no,
-            "step_id": planned.step_id,
-            "action": planned.action,
-            "executor": planned.executor,
-            "effect": planned.effect,
-            "parameters": parameters,
-            "attempt": attempt,
-            "timeout": planned.timeout,
-        }
-    )
-
-
-def _ended(run: Run) -> Run:
-    if run.status not in (
-        ExecutionStatus.RUNNING,
-        ExecutionStatus.PAUSED,
-        ExecutionStatus.CANCELLING,
-    ) or any(step.status not in _SETTLED for step in run.steps):
-        return run
-    unknown = next((step for step in run.steps if step.status == "unknown"), None)
-    if unknown is not None:
-        return run.moved(ExecutionStatus.UNKNOWN, code="effect_unknown", reason=_why(unknown))
-    if run.status is ExecutionStatus.CANCELLING:
-        return run.moved(ExecutionStatus.CANCELLED, code=run.code, reason=run.reason)
-    failed = next((step for step in run.steps if step.status == "failed"), None)
-    if failed is not None:
-        return run.moved(ExecutionStatus.FAILED, code="step_failed", reason=_why(failed))
-    return run.moved(ExecutionStatus.SUCCESS)
-
-
-def _why(step: StepState) -> str:
-    detail = step.failure.reason if step.failure else "no reason was given"
-    return f"step {step.step_id} ({step.action}): {detail}"[:10_000]
-
-
-def _has_failed(run: Run) -> bool:
-    return any(step.status in ("failed", "unknown") for step in run.steps)
-
-
-def _skip_pending(run: Run) -> Run:
-    steps = tuple(
-        step.replace(status="skipped") if step.status in ("pending", "waiting_retry") else step
-        for step in run.steps
-    )
-    return run.replace(steps=steps, retry_at={})
-
-
 def _planned(run: Run, step_id: str) -> PlanStep:
     if run.plan is None:
         raise ValueError("a run without a plan has no steps")
     return next(step for step in run.plan.steps if step.step_id == step_id)
-
-
-def _next_version(run: Run, cause: UUID, now: datetime) -> Run:
-    return run.replace(version=run.version + 1, cause=cause, updated_at=now)

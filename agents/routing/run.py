@@ -1,6 +1,5 @@
 """What the router remembers of an execution."""
 
-from datetime import datetime
 from uuid import UUID
 
 from pydantic import Field
@@ -40,6 +39,8 @@ class Run(Model):
     steps: tuple[StepState, ...] = ()
     retry_at: dict[StepId, UtcDatetime] = Field(default_factory=dict)
     """When steps that wait for another attempt are due."""
+    asked_again_at: dict[StepId, UtcDatetime] = Field(default_factory=dict)
+    """When the newest attempt at a step was dispatched, where it was not the first."""
     cause: UUID
     """The message that last changed the run; what a timer brings about is caused by it too."""
     started_at: UtcDatetime
@@ -49,13 +50,6 @@ class Run(Model):
     def is_open(self) -> bool:
         """Whether the run has not ended."""
         return self.status is None or not self.status.is_terminal
-
-    @property
-    def next_wakeup(self) -> datetime | None:
-        """When the run wants to be looked at without a message, if at all."""
-        if self.status is not ExecutionStatus.RUNNING or not self.retry_at:
-            return None
-        return min(self.retry_at.values())
 
     @property
     def outputs(self) -> dict[str, JsonObject]:

@@ -12,12 +12,17 @@ from schemas import ExecutionStatus as S
 TRANSITIONS: Final[Mapping[S | None, frozenset[S]]] = MappingProxyType(
     {
         None: frozenset(
-            {S.RUNNING, S.NEEDS_APPROVAL, S.DENIED, S.FAILED, S.NEEDS_CLARIFICATION, S.CANCELLED}
+            {S.RUNNING, S.NEEDS_APPROVAL, S.DENIED, S.FAILED, S.NEEDS_CLARIFICATION, S.CANCELLING}
         ),
         S.NEEDS_APPROVAL: frozenset({S.RUNNING, S.DENIED, S.CANCELLED, S.EXPIRED, S.FAILED}),
-        S.RUNNING: frozenset({S.PAUSED, S.CANCELLING, S.SUCCESS, S.FAILED, S.UNKNOWN, S.CANCELLED}),
-        S.PAUSED: frozenset({S.RUNNING, S.CANCELLING, S.SUCCESS, S.FAILED, S.UNKNOWN, S.CANCELLED}),
-        S.CANCELLING: frozenset({S.CANCELLED, S.FAILED, S.UNKNOWN}),
+        S.RUNNING: frozenset(
+            {S.PAUSED, S.CANCELLING, S.SUCCESS, S.FAILED, S.UNKNOWN, S.CANCELLED, S.EXPIRED}
+        ),
+        S.PAUSED: frozenset(
+            {S.RUNNING, S.CANCELLING, S.SUCCESS, S.FAILED, S.UNKNOWN, S.CANCELLED, S.EXPIRED}
+        ),
+        # An execution that expires with steps in flight waits for them here, too.
+        S.CANCELLING: frozenset({S.CANCELLED, S.EXPIRED, S.FAILED, S.UNKNOWN}),
         S.SUCCESS: frozenset(),
         S.FAILED: frozenset(),
         S.DENIED: frozenset(),

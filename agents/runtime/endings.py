@@ -28,7 +28,7 @@ def ending_of(
     """What to tell the router; ``None`` where the role cannot say that something ended."""
     if isinstance(error, RefusedMessageError):
         return None
-    reason = sayable(_reason(error, role))
+    reason = reason_of(error, role)
     match message.payload:
         case ExecutionRequest() as request:
             return Outcome(
@@ -63,6 +63,11 @@ def ending_of(
             )
         case _:
             return None
+
+
+def reason_of(error: Exception, role: str) -> str:
+    """Why ``role`` cannot go on, as people may read it."""
+    return sayable(_reason(error, role))
 
 
 def _reason(error: Exception, role: str) -> str:

@@ -18,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 from agents.runtime.context import Context, Services
-from agents.runtime.errors import ConfigurationError
+from agents.runtime.errors import ConfigurationError, ErrorCode
 from agents.runtime.ports import OutboxRow
 from agents.runtime.records import Outgoing, Record
 from schemas import AgentMessage, ExecutionRequest, Intent, Outcome, Payload, Plan
@@ -31,6 +31,9 @@ Handler = Callable[[Any, Context], Awaitable[Emission]]
 Ticker = Callable[[Services, int], Awaitable[Sequence[OutboxRow[Any]]]]
 """What a role does by itself, now and then: given the services and the number of the tick (from 0;
 a tick that raised is repeated), it returns messages to publish."""
+GivesUp = Callable[[ErrorCode, str, Context], Awaitable[Sequence[OutboxRow[Any]]]]
+"""What a role does about a message that it cannot handle, which is on its way to the dead letters:
+given code and reason of the failure, it returns messages to publish."""
 RecordHandler = Callable[[Record, Services], Awaitable[Outgoing]]
 """What handles records without looking into them."""
 Lifespan = Callable[[Services], AbstractAsyncContextManager[Handler]]
@@ -55,6 +58,8 @@ class RoleSpec:
     """Whether a later message of an execution must never overtake an earlier one, so that none may
     wait on a delay topic."""
     ticker: Ticker | None = None
+    gives_up: GivesUp | None = None
+    """In place of what the runtime says of an execution that cannot go on."""
     lifespan: Lifespan | None = None
     """Opens what the role needs for as long as its process runs, such as a connection pool, and
     yields the handler to use in place of ``handler``."""
@@ -81,11 +86,18 @@ class RoleSpec:
 _BEFORE_THE_RUN: Final[frozenset[type[Payload]]] = frozenset({ExecutionRequest, Intent, Plan})
 
 
-def role(name: str, *, ticker: Ticker | None = None, keeps_order: bool = False) -> Callable[[F], F]:
+def role(
+    name: str,
+    *,
+    ticker: Ticker | None = None,
+    keeps_order: bool = False,
+    gives_up: GivesUp | None = None,
+) -> Callable[[F], F]:
     """Declare a function as the role ``name``.
 
     ``ticker`` is what it does by itself; ``keeps_order`` forbids that one of its messages waits
-    while later ones of the same execution are handled. The function stays what it was, so a test
+    while later ones of the same execution are handled; ``gives_up`` ends what a message was about
+    that it cannot handle. The function stays what it was, so a test
     calls it directly with a payload and a context.
 
     Raises:
@@ -94,7 +106,10 @@ def role(name: str, *, ticker: Ticker | None = None, keeps_order: bool = False) 
 
     def declare(function: F) -> F:
         function.__role__ = replace(  # type: ignore[attr-defined]  # a function takes attributes
-            read_signature(name, function), ticker=ticker, keeps_order=keeps_order
+            read_signature(name, function),
+            ticker=ticker,
+            keeps_order=keeps_order,
+            gives_up=gives_up,
         )
         return function
 

@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     """How often the router looks for runs that want to be woken and for unsent messages."""
     outbox_sweep_age: Annotated[float, Field(gt=0)] = 5.0
     """How old an unsent message must be before somebody else publishes it."""
+    execution_deadline: Duration = timedelta(hours=24)
+    """How long an execution may take, such as ``24h``; then it expires."""
+    step_patience: Duration = timedelta(hours=1)
+    """How long an executor may take over a step beyond the step's own time limit, with the time
+    that the step waits to be read; then the router gives the attempt up. Longer than a backlog or
+    an outage that is to be sat out."""
     ledger_retention: Duration = timedelta(days=45)
     """How long the ledger remembers an execution that has ended, such as ``45d``; longer than any
     of its messages can come back, see :mod:`agents.runtime.ledger.retention`."""

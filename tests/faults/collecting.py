@@ -111,7 +111,8 @@ class Observer:
             row = connection.execute(
                 "SELECT (SELECT count(*) FROM ledger.outbox WHERE lane = %(lane)s)"
                 " + (SELECT count(*) FROM ledger.runs"
-                "    WHERE lane = %(lane)s AND is_open AND next_wakeup IS NOT NULL)",
+                # Deadlines are far away: a run that waits for nothing else is at rest, and stuck.
+                "    WHERE lane = %(lane)s AND is_open AND next_wakeup < now() + '1 minute')",
                 {"lane": self._place.lane},
             ).fetchone()
             found = connection.execute(

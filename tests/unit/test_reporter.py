@@ -66,13 +66,19 @@ async def test_steps_stand_in_the_order_in_which_they_ran() -> None:
             "In which environment?",
             "Not understood well enough to act. In which environment?",
         ),
-        ("cancelled", "by ann", "Cancelled. by ann"),
+        ("cancelled", "by ann", "Cancelled before it began. by ann"),
     ],
 )
 async def test_the_summary_says_why(status: str, reason: str, summary: str) -> None:
     made = await reported(state(status, reason=reason, code="policy_denied"))
     assert made is not None
     assert made.summary == summary
+
+
+async def test_a_cancel_in_the_middle_tells_what_was_done() -> None:
+    made = await reported(state("cancelled", DONE, SKIPPED, reason="by ann", code="cancelled"))
+    assert made is not None
+    assert made.summary == "Cancelled, 1 of 2 steps done. by ann"
 
 
 async def test_a_failed_step_tells_its_reason() -> None:

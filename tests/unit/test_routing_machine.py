@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.routing.machine import BrokerLost, Moved, Wakeup, react
+from agents.routing.deadlines import Limits, next_wakeup
+from agents.routing.machine import BrokerLost, GivenUp, Wakeup, react
+from agents.routing.progress import Moved
 from agents.routing.run import Run
 from agents.routing.transitions import TRANSITIONS, IllegalTransitionError, check
 from agents.runtime.ports import Refusal
@@ -30,6 +32,8 @@ from schemas import (
 )
 
 REQUEST = test_id("request")
+LIMITS = Limits()
+MINUTE = timedelta(minutes=1)
 
 
 def planned(step_id: str, *depends_on: str, **changes: Any) -> PlanStep:
@@ -99,7 +103,7 @@ class Execution:
     started: list[Step] = field(default_factory=list)
     count: int = 0
 
-    def sees(self, event: Payload | Wakeup | BrokerLost) -> Any:
+    def sees(self, event: Payload | Wakeup | BrokerLost | GivenUp) -> Any:
         self.count += 1
         happened: Any = (
             message_with(event, name=f"event {self.count}") if isinstance(event, Payload) else event
@@ -110,6 +114,19 @@ class Execution:
             self.started.extend(answer.dispatch)
             return [step.step_id for step in answer.dispatch]
         return answer
+
+    @property
+    def next_wakeup(self) -> Any:
+        assert self.run is not None
+        return next_wakeup(self.run, LIMITS)
+
+    def is_left_alone_until_it_wakes(self) -> Any:
+        self.now = self.next_wakeup
+        return self.sees(Wakeup())
+
+    def fails_on(self, payload: Payload | None) -> Any:
+        message = None if payload is None else message_with(payload, name="the last straw")
+        return self.sees(GivenUp(message, "bug", "router failed unexpectedly"))
 
     @property
     def status(self) -> str:
@@ -173,8 +190,7 @@ def test_a_failed_step_is_tried_again_when_its_wait_is_over() -> None:
     execution.sees(verdict())
     execution.sees(result(execution.started[0], "failed", retriable=True))
     assert execution.steps() == {"only": "waiting_retry"}
-    assert execution.run is not None
-    assert execution.run.next_wakeup == EPOCH + timedelta(seconds=1)
+    assert execution.next_wakeup == EPOCH + timedelta(seconds=1)
     assert execution.sees(Wakeup()) is None
     execution.now += timedelta(seconds=1)
     assert execution.sees(Wakeup()) == ["only"]
@@ -237,14 +253,7 @@ def test_another_request_under_the_same_correlation_id_is_refused() -> None:
 
 def test_an_outcome_ends_an_execution_that_never_ran() -> None:
     execution = Execution()
-    execution.sees(
-        Outcome(
-            request_id=REQUEST,
-            status="needs_clarification",
-            code="needs_clarification",
-            reason="In which environment?",
-        )
-    )
+    execution.sees(outcome())
     assert execution.status == "needs_clarification"
 
 
@@ -261,12 +270,55 @@ def test_cancelling_waits_for_what_is_in_flight_and_starts_nothing_more() -> Non
     assert (execution.status, execution.steps()) == ("cancelled", {"a": "success", "b": "skipped"})
 
 
-def test_a_cancel_before_the_verdict_absorbs_it() -> None:
+def outcome(**changes: Any) -> Outcome:
+    values = {
+        "request_id": REQUEST,
+        "status": "needs_clarification",
+        "code": "needs_clarification",
+        "reason": "In which environment?",
+        "title": "restart checkout",
+    }
+    return Outcome.model_validate(values | changes)
+
+
+def test_a_cancel_before_the_verdict_waits_for_it_and_then_names_the_request() -> None:
     execution = Execution()
     execution.sees(command("cancel"))
+    assert execution.status == "cancelling"
+    assert execution.sees(verdict(planned("a"), planned("b"))) == []
+    assert (execution.status, execution.steps()) == ("cancelled", {"a": "skipped", "b": "skipped"})
+    assert execution.run is not None
+    state = execution.run.as_state()
+    assert (state.request_id, state.title, state.plan_id) == (REQUEST, "title", test_id("plan"))
+    assert (state.version, state.code, state.reason) == (2, "cancelled", "cancelled by ann")
+
+
+def test_a_cancel_before_anything_waits_for_an_outcome_as_well() -> None:
+    execution = Execution()
+    execution.sees(command("cancel"))
+    execution.sees(outcome())
     assert execution.status == "cancelled"
-    assert execution.sees(verdict()) is None
+    assert execution.run is not None
+    assert execution.run.request_id == REQUEST
+
+
+def test_after_a_cancel_the_first_request_counts_and_a_second_one_is_refused() -> None:
+    execution = Execution()
+    execution.sees(command("cancel"))
+    execution.sees(verdict())
+    refusal = execution.sees(verdict(request_id=test_id("another")))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "correlation_id_in_use"
+
+
+def test_a_cancel_that_no_request_ever_follows_ends_with_the_deadline() -> None:
+    execution = Execution()
+    execution.sees(command("cancel"))
+    assert execution.next_wakeup == EPOCH + LIMITS.execution + MINUTE
+    execution.is_left_alone_until_it_wakes()
     assert execution.status == "cancelled"
+    assert execution.run is not None
+    assert "no request came" in (execution.run.reason or "")
 
 
 def test_a_paused_execution_takes_results_and_starts_nothing_until_it_resumes() -> None:
@@ -294,6 +346,125 @@ def test_a_broker_that_is_gone_ends_its_open_runs_only() -> None:
     assert execution.run is not None
     assert execution.run.code == "broker_reset"
     assert execution.sees(BrokerLost()) is None
+
+
+@pytest.mark.parametrize("waits_for", ["approval", "resume"])
+def test_an_execution_that_nobody_lets_go_on_expires(waits_for: str) -> None:
+    execution = Execution()
+    if waits_for == "approval":
+        execution.sees(verdict(decision="needs_approval"))
+    else:
+        execution.sees(verdict(planned("a"), planned("b", "a")))
+        execution.sees(command("pause"))
+        execution.sees(result(execution.started[0]))
+    assert execution.next_wakeup == EPOCH + LIMITS.execution + MINUTE
+    execution.is_left_alone_until_it_wakes()
+    assert execution.status == "expired"
+    assert execution.run is not None
+    assert execution.run.code == "deadline_exceeded"
+
+
+def test_an_execution_that_expires_waits_for_what_is_in_flight() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b", "a", effect="effect"), planned("c", "b")))
+    execution.now += LIMITS.execution - timedelta(minutes=30)
+    execution.sees(result(execution.started[0]))
+    execution.is_left_alone_until_it_wakes()
+    assert (execution.status, execution.steps()["c"]) == ("cancelling", "skipped")
+    execution.sees(result(execution.started[1]))
+    assert execution.status == "expired"
+
+
+def test_a_step_that_no_executor_answers_is_tried_again_and_then_fails() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b", "a")))
+    assert execution.next_wakeup == EPOCH + LIMITS.answer + MINUTE
+    execution.is_left_alone_until_it_wakes()
+    assert execution.steps()["a"] == "waiting_retry"
+    assert execution.is_left_alone_until_it_wakes() == ["a"]
+    assert execution.next_wakeup > execution.now + LIMITS.answer
+    execution.is_left_alone_until_it_wakes()
+    assert (execution.status, execution.steps()) == ("failed", {"a": "failed", "b": "skipped"})
+    assert execution.run is not None
+    assert execution.run.steps[0].failure is not None
+    assert execution.run.steps[0].failure.code == "deadline_exceeded"
+
+
+def test_an_effect_that_no_executor_answers_for_is_in_doubt() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a", effect="effect")))
+    execution.is_left_alone_until_it_wakes()
+    assert (execution.status, execution.steps()) == ("unknown", {"a": "unknown"})
+
+
+def test_a_wakeup_before_the_time_changes_nothing() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    execution.now += LIMITS.answer
+    assert execution.sees(Wakeup()) is None
+
+
+@pytest.mark.parametrize("judged", [verdict(), outcome()])
+def test_an_execution_whose_first_message_cannot_be_handled_fails(judged: Payload) -> None:
+    execution = Execution()
+    execution.fails_on(judged)
+    assert execution.status == "failed"
+    assert execution.run is not None
+    assert (execution.run.request_id, execution.run.code) == (REQUEST, "bug")
+
+
+@pytest.mark.parametrize(
+    ("said", "step", "status"),
+    [("success", "failed", "failed"), ("failed", "failed", "failed"), ("unknown",) * 3],
+)
+def test_a_result_that_cannot_be_handled_ends_its_step(said: str, step: str, status: str) -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a"), planned("b", "a"), planned("c")))
+    execution.fails_on(result(execution.started[0], said))
+    assert execution.status == "running", "what is in flight is waited for"
+    execution.sees(result(execution.started[1]))
+    assert (execution.status, execution.steps()["a"]) == (status, step)
+
+
+@pytest.mark.parametrize(("effect", "status"), [("read", "failed"), ("effect", "unknown")])
+def test_a_run_that_cannot_be_woken_is_ended(effect: str, status: str) -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a", effect=effect), planned("b", "a")))
+    execution.fails_on(None)
+    assert (execution.status, execution.steps()) == (status, {"a": status, "b": "skipped"})
+    assert execution.fails_on(None) is None
+
+
+def test_a_message_that_nobody_waits_for_ends_nothing_when_it_cannot_be_handled() -> None:
+    execution = Execution()
+    assert execution.fails_on(command("pause")) is None
+    execution.sees(verdict())
+    assert execution.fails_on(command("pause")) is None
+    assert execution.fails_on(verdict()) is None
+    assert execution.status == "running"
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_run_that_everybody_has_forgotten_ends_by_itself(data: st.DataObject) -> None:
+    execution = Execution()
+    effects = [data.draw(st.sampled_from(["read", "effect"])) for _ in range(3)]
+    steps = [planned(f"s{i}", *([f"s{i - 1}"] * (i > 1)), effect=e) for i, e in enumerate(effects)]
+    first: Any = data.draw(st.sampled_from([verdict(*steps), command("cancel")]))
+    execution.sees(first)
+    for _ in range(data.draw(st.integers(0, 6))):
+        answers = [result(step) for step in execution.started]
+        event: Any = data.draw(st.sampled_from([Wakeup(), *answers]) | commands)
+        execution.sees(event)
+    for _ in range(20):
+        if execution.next_wakeup is None:
+            break
+        version = execution.run.version if execution.run else 0
+        execution.is_left_alone_until_it_wakes()
+        assert execution.run is not None
+        assert execution.run.version > version, "a timer that is due moves the run"
+    assert execution.run is not None
+    assert not execution.run.is_open
 
 
 def test_every_status_has_a_row_in_the_table() -> None:
@@ -341,7 +512,9 @@ def test_any_order_of_events_with_repeats_and_drops_keeps_the_promises(
             for step in execution.started
             for status, retriable in (("success", False), ("failed", True), ("unknown", False))
         ]
-        event = data.draw(st.sampled_from([judged, Wakeup(), *answers]) | commands, label="event")
+        event: Any = data.draw(
+            st.sampled_from([judged, Wakeup(), *answers]) | commands, label="event"
+        )
         execution.now += timedelta(seconds=data.draw(st.integers(0, 3), label="seconds"))
         before = len(execution.started)
         execution.sees(event)
@@ -397,5 +570,4 @@ def test_nobody_waits_for_years_because_the_other_side_says_so() -> None:
     told = Failure(code="rate_limited", reason="429", retriable=True, retry_after=1e12)
     answer = result(execution.started[0], "failed", retriable=True)
     execution.sees(answer.model_copy(update={"failure": told}))
-    assert execution.run is not None
-    assert execution.run.next_wakeup == EPOCH + timedelta(hours=1)
+    assert execution.next_wakeup == EPOCH + timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""History's daily partitions and its old executions, in Postgres.
+"""History's daily partitions, and whatever else of it is too old, in Postgres.
 
 Making, filling and dropping a partition takes a lock that keeps the sink and all readers of
 ``history.events`` out. So each is its own transaction, gives up soon when somebody reads for long,
@@ -129,6 +129,32 @@ class PartitionStore:
         return sum(
             self._in_batches("delete_executions", lane=lane, before=before, open=_OPEN)
             for (lane,) in self._fetch("list_lanes")
+        )
+
+    def count_old_dead_letters(self, first_kept: date) -> int:
+        """How many dead letters :meth:`delete_dead_letters` would delete."""
+        [(count,)] = self._fetch("count_old_dead_letters", before=_midnight(first_kept))
+        return int(count)
+
+    def delete_dead_letters(self, first_kept: date) -> int:
+        """Delete dead letters of earlier days, a batch at a time; returns how many."""
+        before = _midnight(first_kept)
+        return sum(
+            self._in_batches("delete_dead_letters", lane=lane, before=before)
+            for (lane,) in self._fetch("list_dead_letter_lanes", before=before)
+        )
+
+    def count_old_unreadable(self, first_kept: date) -> int:
+        """How many records :meth:`delete_unreadable` would delete."""
+        [(count,)] = self._fetch("count_old_unreadable", before=_midnight(first_kept))
+        return int(count)
+
+    def delete_unreadable(self, first_kept: date) -> int:
+        """Delete records of earlier days that the sink could not read; returns how many."""
+        before = _midnight(first_kept)
+        return sum(
+            self._in_batches("delete_unreadable", lane=lane, before=before)
+            for (lane,) in self._fetch("list_unreadable_lanes", before=before)
         )
 
     def delete_from_default(self, first_kept: date) -> int:

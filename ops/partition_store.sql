@@ -68,3 +68,40 @@ USING (
     FOR UPDATE SKIP LOCKED
 ) AS old
 WHERE execution.lane = old.lane AND execution.correlation_id = old.correlation_id;
+
+-- name: count_old_dead_letters
+SELECT count(*) FROM history.dead_letters WHERE dead_lettered_at < %(before)s;
+
+-- name: delete_dead_letters
+-- The common index of a lane begins with the youngest, so it is read from its end.
+DELETE FROM history.dead_letters
+WHERE ctid = ANY (
+    ARRAY(
+        SELECT ctid FROM history.dead_letters
+        WHERE lane = %(lane)s AND dead_lettered_at < %(before)s
+        ORDER BY dead_lettered_at
+        LIMIT %(limit)s
+        FOR UPDATE SKIP LOCKED
+    )
+);
+
+-- name: list_dead_letter_lanes
+SELECT DISTINCT lane FROM history.dead_letters WHERE dead_lettered_at < %(before)s;
+
+-- name: count_old_unreadable
+SELECT count(*) FROM history.unreadable WHERE recorded_at < %(before)s;
+
+-- name: delete_unreadable
+DELETE FROM history.unreadable
+WHERE ctid = ANY (
+    ARRAY(
+        SELECT ctid FROM history.unreadable
+        WHERE lane = %(lane)s AND recorded_at < %(before)s
+        ORDER BY recorded_at
+        LIMIT %(limit)s
+        FOR UPDATE SKIP LOCKED
+    )
+);
+
+-- name: list_unreadable_lanes
+SELECT DISTINCT lane FROM history.unreadable WHERE recorded_at < %(before)s;

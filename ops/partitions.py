@@ -40,11 +40,15 @@ class Doomed:
     default_rows: int
     """Rows of earlier days in the default partition."""
     executions: int
+    dead_letters: int
+    unreadable: int
+    """Records that the sink kept as bytes, since it could not read them."""
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing that old."""
-        return not (self.partitions or self.default_rows or self.executions)
+        rows = self.default_rows + self.executions + self.dead_letters + self.unreadable
+        return not (self.partitions or rows)
 
 
 @partitions_app.command("ls")
@@ -98,14 +102,12 @@ def make(
 
 @partitions_app.command()
 def drop(
-    keep: Annotated[
-        str, typer.Option(metavar="DAYS", help="How long events and executions are kept: 90d.")
-    ],
+    keep: Annotated[str, typer.Option(metavar="DAYS", help="How long history is kept: 90d.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Drop partitions, executions and steps that are older than what is to be kept.
+    """Drop partitions, executions, steps and dead letters older than what is to be kept.
 
     Exit code 1 when the question is not answered with yes.
     """
@@ -123,6 +125,8 @@ def drop(
                 store.drop(partition.day)
         rows = store.delete_from_default(first_kept)
         executions = store.delete_executions(first_kept)
+        dead_letters = store.delete_dead_letters(first_kept)
+        unreadable = store.delete_unreadable(first_kept)
     if as_json:
         dropped = [each.name for each in doomed.partitions]
         render.print_json(
@@ -131,12 +135,14 @@ def drop(
                 "dropped": dropped,
                 "default_rows": rows,
                 "executions": executions,
+                "dead_letters": dead_letters,
+                "unreadable": unreadable,
             }
         )
     elif not doomed.is_empty:
         typer.echo(
-            f"{len(doomed.partitions)} partitions dropped, {executions} executions deleted with "
-            "their steps."
+            f"{len(doomed.partitions)} partitions dropped; {executions} executions deleted with "
+            f"their steps, {dead_letters} dead letters and {unreadable} unreadable records."
         )
 
 
@@ -165,6 +171,8 @@ def _doomed(store: PartitionStore, first_kept: date) -> Doomed:
         tuple(old),
         sum(rows for day, rows in misplaced.items() if day < first_kept),
         store.count_old_executions(first_kept),
+        store.count_old_dead_letters(first_kept),
+        store.count_old_unreadable(first_kept),
     )
 
 
@@ -179,6 +187,10 @@ def _say_what_goes(doomed: Doomed) -> None:
     if doomed.default_rows:
         console.print(Text(f"{doomed.default_rows} rows of the default partition"))
     console.print(Text(f"{doomed.executions} executions with their steps"))
+    if doomed.dead_letters or doomed.unreadable:
+        console.print(
+            Text(f"{doomed.dead_letters} dead letters and {doomed.unreadable} unreadable records")
+        )
 
 
 def _table(partitions: "list[Partition] | tuple[Partition, ...]") -> Table:

@@ -65,7 +65,7 @@ def sweep(
     if as_json:
         render.print_json({**asdict(swept), "is_done": is_done})
     else:
-        render.console().print(Text(f"Deleted {describe(swept)}."))
+        render.console().print(Text(f"Deleted {describe(swept)}."), soft_wrap=True)
         if not is_done:
             typer.echo(f"There is more, but {seconds:g} s are over.", err=True)
     raise typer.Exit(0 if is_done else 3)
@@ -74,8 +74,9 @@ def sweep(
 def describe(swept: Swept) -> str:
     """Counts as a person reads them."""
     return (
-        f"{swept.runs} runs with {swept.effects} effects, {swept.events} inbox entries and "
-        f"{swept.verdicts} verdicts"
+        f"{swept.runs} runs with {swept.effects} effects, {swept.events} inbox entries, "
+        f"{swept.verdicts} verdicts, and records of {swept.redrives} redrives and "
+        f"{swept.purges} purges"
     )
 
 

@@ -174,12 +174,13 @@ class Ledger(Protocol):
         With a run go its inbox entries, verdicts and effects; what was recorded before then of
         executions that have no run goes too. Nothing goes of an execution that is open, that is
         ``unknown``, that has an effect which is ``started`` or ``unknown``, or that has messages
-        in the outbox. Rows that somebody holds are left for another time.
+        in the outbox. What people did about dead letters goes when it is as old and history has
+        forgotten the dead letter. Rows that somebody holds are left for another time.
 
         Args:
             lane: Whose ledger.
             before: Executions that have changed since are kept.
-            limit: How many inbox entries, or how many verdicts, one batch takes at most.
+            limit: How many inbox entries, or how many of the other rows, one batch takes at most.
 
         Returns:
             How many rows were deleted; 0 when nothing is left to delete.

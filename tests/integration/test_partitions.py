@@ -98,6 +98,31 @@ def add_execution(
     )
 
 
+def add_dead_letter(connection: psycopg.Connection[Any], day: date, lane: str, offset: int) -> None:
+    connection.execute(
+        """
+        INSERT INTO history.dead_letters (
+            lane, origin_topic_id, origin_partition, origin_offset, role, origin_topic, code,
+            reason, attempt, redrives, headers, partition, "offset", dead_lettered_at
+        )
+        VALUES (%s, 'id', 0, %s, 'planner', 'intents', 'bug', 'no', 1, 0, '[]', 0, 0, %s)
+        """,
+        (lane, offset, day),
+    )
+
+
+def add_unreadable(connection: psycopg.Connection[Any], day: date, offset: int) -> None:
+    connection.execute(
+        """
+        INSERT INTO history.unreadable (
+            lane, topic, topic_id, partition, "offset", recorded_at, code, reason, headers
+        )
+        VALUES ('', 'intents', 'id', 0, %s, %s, 'invalid_message', 'no', '[]')
+        """,
+        (offset, day),
+    )
+
+
 def count(connection: psycopg.Connection[Any], table: str) -> int:
     counted = f"SELECT count(*) FROM history.{table}"  # noqa: S608 - the name is the test's own
     row = connection.execute(counted.encode()).fetchone()
@@ -205,6 +230,10 @@ def aged(connection: psycopg.Connection[Any], store: PartitionStore) -> None:
     add_execution(connection, today() - 100 * DAY, lane="canary.")
     add_execution(connection, today() - 100 * DAY, "received")
     add_execution(connection, today() - 100 * DAY, "needs_approval")
+    for offset, (ago, lane) in enumerate([(100, ""), (100, "canary."), (90, "")]):
+        add_dead_letter(connection, today() - ago * DAY, lane, offset)
+    for offset, ago in enumerate([100, 90]):
+        add_unreadable(connection, today() - ago * DAY, offset)
 
 
 @pytest.mark.usefixtures("aged")
@@ -215,6 +244,7 @@ def test_drop_says_what_goes_and_asks(cli: Cli, connection: psycopg.Connection[A
     assert name_of(today() - 90 * DAY) not in asked.output
     assert "7 rows of the default partition" in asked.output
     assert "3 executions with their steps" in asked.output
+    assert "2 dead letters and 1 unreadable records" in asked.output
     assert (count(connection, "events"), count(connection, "executions")) == (22, 6)
     assert cli("drop", "--keep", "90d").exit_code == 1, "nobody answered"
     assert count(connection, "events") == 22
@@ -231,6 +261,7 @@ def test_drop_deletes_what_is_older_in_every_lane_and_nothing_else(
     assert count(connection, "events") == 10
     # The last kept day, today, and the one that still waits for a person.
     assert (count(connection, "executions"), count(connection, "steps")) == (3, 3)
+    assert (count(connection, "dead_letters"), count(connection, "unreadable")) == (1, 1)
     assert "Nothing is older than" in cli("drop", "--keep", "90d").output
 
 
@@ -242,6 +273,8 @@ def test_a_program_drops_without_a_question(cli: Cli) -> None:
         "dropped": [name_of(today() - 100 * DAY)],
         "default_rows": 7,
         "executions": 3,
+        "dead_letters": 2,
+        "unreadable": 1,
     }
 
 

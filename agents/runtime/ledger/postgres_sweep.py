@@ -1,6 +1,6 @@
 """Deleting from Postgres what executions left behind that ended long ago."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,8 @@ class _Queries:
     count_old: bytes
     delete_effects: bytes
     delete_events: bytes
+    delete_purges: bytes
+    delete_redrives: bytes
     delete_runs: bytes
     delete_verdicts: bytes
     old_events: bytes
@@ -31,19 +33,18 @@ class Swept:
     """Entries of the inbox."""
     verdicts: int = 0
     effects: int = 0
+    redrives: int = 0
+    """Records of dead letters that were sent again, and that history has forgotten."""
+    purges: int = 0
+    """The same of dead letters that nobody wanted to see any more."""
 
     @property
     def rows(self) -> int:
         """All of them together."""
-        return self.runs + self.events + self.verdicts + self.effects
+        return sum(astuple(self))
 
     def __add__(self, other: "Swept") -> "Swept":
-        return Swept(
-            self.runs + other.runs,
-            self.events + other.events,
-            self.verdicts + other.verdicts,
-            self.effects + other.effects,
-        )
+        return Swept(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class SweepStore:
@@ -67,8 +68,8 @@ class SweepStore:
         whether it happened, or they have messages that were never sent.
         """
         [row] = await self._database.fetch(_SQL.count_old, {"lane": lane, "before": before})
-        runs, events, verdicts, effects, kept = row
-        return Swept(runs, events, verdicts, effects), kept
+        *counts, kept = row
+        return Swept(*counts), kept
 
 
 async def _sweep(connection: Connection, of: dict[str, Any]) -> Swept:
@@ -76,7 +77,9 @@ async def _sweep(connection: Connection, of: dict[str, Any]) -> Swept:
     old = await found.fetchall()
     if not old:
         verdicts = await connection.execute(_SQL.delete_verdicts, of)
-        return Swept(verdicts=verdicts.rowcount)
+        redrives = await connection.execute(_SQL.delete_redrives, of)
+        purges = await connection.execute(_SQL.delete_purges, of)
+        return Swept(verdicts=verdicts.rowcount, redrives=redrives.rowcount, purges=purges.rowcount)
     ids = sorted({run_id for _, run_id in old})
     runs = await connection.execute(_SQL.delete_runs, {**of, "runs": ids})
     gone = [run_id for (run_id,) in await runs.fetchall()]

@@ -82,6 +82,50 @@ USING (
 ) AS old
 WHERE verdict.lane = old.lane AND verdict.plan_id = old.plan_id;
 
+-- name: delete_redrives
+-- As long as history has the dead letter, what somebody did about it says whether it is settled.
+-- People make these rows, so there are few: no index finds the old ones.
+DELETE FROM ledger.redrives
+WHERE ctid = ANY (
+    ARRAY(
+        SELECT mark.ctid
+        FROM ledger.redrives AS mark
+        WHERE mark.lane = %(lane)s
+            AND mark.requested_at < %(before)s
+            AND NOT EXISTS (
+                SELECT FROM history.dead_letters AS letter
+                WHERE letter.lane = mark.lane
+                    AND letter.origin_topic_id = mark.origin_topic_id
+                    AND letter.origin_partition = mark.origin_partition
+                    AND letter.origin_offset = mark.origin_offset
+                    AND letter.role = mark.role
+            )
+        LIMIT %(limit)s
+        FOR UPDATE OF mark SKIP LOCKED
+    )
+);
+
+-- name: delete_purges
+DELETE FROM ledger.purges
+WHERE ctid = ANY (
+    ARRAY(
+        SELECT mark.ctid
+        FROM ledger.purges AS mark
+        WHERE mark.lane = %(lane)s
+            AND mark.purged_at < %(before)s
+            AND NOT EXISTS (
+                SELECT FROM history.dead_letters AS letter
+                WHERE letter.lane = mark.lane
+                    AND letter.origin_topic_id = mark.origin_topic_id
+                    AND letter.origin_partition = mark.origin_partition
+                    AND letter.origin_offset = mark.origin_offset
+                    AND letter.role = mark.role
+            )
+        LIMIT %(limit)s
+        FOR UPDATE OF mark SKIP LOCKED
+    )
+);
+
 -- name: count_old
 -- What there is to delete, and how many ended executions are too old but must stay. Reads whole
 -- tables: for a person who asks, not for a role.
@@ -133,5 +177,31 @@ SELECT
         SELECT count(*) FROM ledger.effects AS effect
         WHERE effect.lane = %(lane)s
             AND effect.correlation_id IN (SELECT correlation_id FROM old WHERE goes)
+    ),
+    (
+        SELECT count(*) FROM ledger.redrives AS mark
+        WHERE mark.lane = %(lane)s
+            AND mark.requested_at < %(before)s
+            AND NOT EXISTS (
+                SELECT FROM history.dead_letters AS letter
+                WHERE letter.lane = mark.lane
+                    AND letter.origin_topic_id = mark.origin_topic_id
+                    AND letter.origin_partition = mark.origin_partition
+                    AND letter.origin_offset = mark.origin_offset
+                    AND letter.role = mark.role
+            )
+    ),
+    (
+        SELECT count(*) FROM ledger.purges AS mark
+        WHERE mark.lane = %(lane)s
+            AND mark.purged_at < %(before)s
+            AND NOT EXISTS (
+                SELECT FROM history.dead_letters AS letter
+                WHERE letter.lane = mark.lane
+                    AND letter.origin_topic_id = mark.origin_topic_id
+                    AND letter.origin_partition = mark.origin_partition
+                    AND letter.origin_offset = mark.origin_offset
+                    AND letter.role = mark.role
+            )
     ),
     (SELECT count(*) FROM old WHERE NOT goes);

@@ -51,8 +51,8 @@ format: $(DEV) ## Format the code
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
-bench: $(DEV) ## Measure executions per second and CPU time per execution
-	@$(BIN)/python tests/bench/run.py
+bench: $(DEV) ## Measure speed, cost and latency; ONLY=latency,sink chooses, QUICK=1 only tries
+	@PYTHONPATH=tests $(BIN)/python -m bench.run $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 clean: ## Remove the virtual environment and everything that tools have written
 	@rm -rf $(VENV) build *.egg-info .coverage .coverage.* coverage.xml

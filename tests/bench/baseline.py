@@ -62,16 +62,21 @@ def caused(message: Body, role: str, kind: str, payload: Body, index: int = 0) -
 
 
 def request_of(record: Message, lane: str) -> Body:
-    """The envelope of a bare request."""
-    place = f"{record.topic()}{record.partition()}{record.offset()}"
-    message_id = uuid.uuid5(NAMESPACE, place)
+    """The envelope of a request, with the ids of its headers if there are any."""
+    given = {name: value.decode() for name, value in record.headers() or ()}
+    if given:
+        message_id, execution = given["message-id"], given["correlation-id"]
+    else:
+        place = f"{record.topic()}{record.partition()}{record.offset()}"
+        message_id = str(uuid.uuid5(NAMESPACE, place))
+        execution = str(uuid.uuid5(NAMESPACE, message_id))
     received_at = datetime.fromtimestamp(record.timestamp()[1] / 1000, UTC).isoformat()
     payload = json.loads(record.value())
     return {
         **caused(
             {
                 "message_id": None,
-                "correlation_id": str(uuid.uuid5(NAMESPACE, str(message_id))),
+                "correlation_id": execution,
                 "received_at": received_at,
                 "lane": lane,
             },
@@ -79,7 +84,7 @@ def request_of(record: Message, lane: str) -> Body:
             "ExecutionRequest",
             payload,
         ),
-        "message_id": str(message_id),
+        "message_id": message_id,
     }
 
 

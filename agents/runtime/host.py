@@ -289,6 +289,9 @@ def _subscription(
         concurrency=concurrency,
         metrics=delivery.metrics,
         patience=_patience(spec, delivery.services, kafka),
+        # Broken off, an effect would be in doubt. The ledger keeps its claim and its outcome, with
+        # which the new owner of the partition answers.
+        finishes=spec.executor is not None,
     )
 
 

@@ -68,6 +68,8 @@ class KeyedPool:
         on_crash: Told what a handler raised. The record stays unfinished.
         key_of: What must stay in order. Records whose key is None never wait for each other.
         concurrency: Most handlers that run at the same time.
+        finishes: Whether what runs may go on when its partition is given up. Nothing is reported
+            of it, and it is cancelled only when the pool is drained or abandoned.
     """
 
     def __init__(
@@ -78,13 +80,17 @@ class KeyedPool:
         on_crash: Callable[[BaseException], None],
         key_of: KeyOf = record_key,
         concurrency: int = 256,
+        finishes: bool = False,
     ) -> None:
         self._handler = handler
         self._on_finished = on_finished
         self._on_crash = on_crash
         self._key_of = key_of
         self._concurrency = concurrency
+        self._finishes = finishes
         self._ledgers: dict[TopicPartition, _Ledger] = {}
+        #: Given up with handlers that still run.
+        self._parted: set[_Ledger] = set()
         # A key is in here while it has a record that waits or runs.
         self._queues: dict[bytes, deque[_Entry]] = {}
         self._ready: deque[tuple[bytes | None, deque[_Entry]]] = deque()
@@ -99,7 +105,7 @@ class KeyedPool:
     @property
     def running(self) -> int:
         """How many handlers run now."""
-        return sum(len(ledger.running) for ledger in self._ledgers.values())
+        return sum(len(ledger.running) for ledger in self._all())
 
     @property
     def unfinished(self) -> int:
@@ -114,7 +120,7 @@ class KeyedPool:
 
     def assign(self, partition: TopicPartition, epoch: int) -> None:
         """Accept records of ``partition`` that carry ``epoch``, from now on."""
-        self._close(partition)
+        self._part(partition)
         self._ledgers[partition] = _Ledger(partition, epoch)
 
     def submit(self, batch: Batch) -> None:
@@ -148,9 +154,9 @@ class KeyedPool:
     async def revoke(self, partitions: Iterable[TopicPartition], *, grace: float) -> None:
         """Give partitions up.
 
-        What has not started never will. What runs has ``grace`` seconds to finish, and is then
-        cancelled. Everything that finished in time is reported when this returns; nothing is
-        reported later.
+        What has not started never will. What runs has ``grace`` seconds to finish; then it is
+        cancelled, or goes on where handlers may finish. Everything that finished in time is
+        reported when this returns; nothing is reported later.
         """
         ledgers = [self._ledgers[each] for each in partitions if each in self._ledgers]
         for ledger in ledgers:
@@ -158,7 +164,7 @@ class KeyedPool:
         await self._wait(ledgers, grace)
         self._report()
         for ledger in ledgers:
-            self._close(ledger.partition)
+            self._part(ledger.partition)
 
     async def drain(self, grace: float) -> bool:
         """Start nothing more and wait for what runs.
@@ -170,11 +176,10 @@ class KeyedPool:
             Whether everything that had started has finished.
         """
         self._halted = True
-        ledgers = list(self._ledgers.values())
-        finished = await self._wait(ledgers, grace)
+        finished = await self._wait(self._all(), grace)
         self._report()
-        for ledger in ledgers:
-            self._close(ledger.partition)
+        for ledger in self._all():
+            self._close(ledger)
         if self._runners:
             await asyncio.wait(self._runners, timeout=_CANCEL_SECONDS)
         return finished
@@ -182,9 +187,12 @@ class KeyedPool:
     def abandon(self) -> None:
         """Cancel every handler that runs and start nothing more."""
         self._halted = True
-        for ledger in self._ledgers.values():
+        for ledger in self._all():
             for task in ledger.running:
                 task.cancel()
+
+    def _all(self) -> list[_Ledger]:
+        return [*self._ledgers.values(), *self._parted]
 
     async def _wait(self, ledgers: Iterable[_Ledger], grace: float) -> bool:
         """Wait until no handler runs for ``ledgers``; False when ``grace`` seconds were too few."""
@@ -198,10 +206,24 @@ class KeyedPool:
             return False
         return True
 
-    def _close(self, partition: TopicPartition) -> None:
-        ledger = self._ledgers.pop(partition, None)
+    def _part(self, partition: TopicPartition) -> None:
+        """Forget a partition; what runs is cancelled, unless it may finish."""
+        ledger = self._ledgers.get(partition)
         if ledger is None:
             return
+        if self._finishes and ledger.running:
+            self._parted.add(ledger)
+            ledger.closed = True
+            ledger.entries.clear()
+            del self._ledgers[partition]
+        else:
+            self._close(ledger)
+
+    def _close(self, ledger: _Ledger) -> None:
+        """Forget what is left of a partition, and cancel what runs."""
+        self._parted.discard(ledger)
+        if self._ledgers.get(ledger.partition) is ledger:
+            del self._ledgers[ledger.partition]
         ledger.closed = True
         ledger.entries.clear()
         for task in ledger.running:
@@ -259,6 +281,8 @@ class KeyedPool:
             self._schedule_report(entry)
         finally:
             ledger.running.discard(task)
+            if not ledger.running:
+                self._parted.discard(ledger)
             self.ended += 1
             self._handler_ended.set()
 

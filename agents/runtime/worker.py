@@ -47,6 +47,8 @@ class Subscription:
         concurrency: Most handlers that run at the same time.
         metrics: What the role counts.
         patience: Seconds without the end of an attempt that count as a hang.
+        finishes: Whether handlers go on when their partition moves, for what must not be broken
+            off in the middle. Their records come to the new owner all the same.
     """
 
     role: str
@@ -58,6 +60,7 @@ class Subscription:
     concurrency: int = 256
     metrics: RoleMetrics = field(default_factory=RoleMetrics)
     patience: float = LEAST_SECONDS
+    finishes: bool = False
 
 
 class _Station:
@@ -78,6 +81,7 @@ class _Station:
             on_crash=on_crash,
             key_of=subscription.key_of,
             concurrency=subscription.concurrency,
+            finishes=subscription.finishes,
         )
         self.app = _new_app(
             kafka, subscription, self.pool, revoke_grace=revoke_grace, on_crash=on_crash

@@ -197,6 +197,10 @@ class Pipeline:
             _ROLES if any("worker" in each.name for each in self._everything) else (),
         )
 
+    def set(self, **settings: str) -> None:
+        """Change variables of the processes that are started from now on."""
+        self._environment |= settings
+
     def start_worker(self, *faults: str, wait: bool = False) -> LocalProcess:
         """Start one more worker with every role.
 

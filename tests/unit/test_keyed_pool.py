@@ -26,6 +26,7 @@ class Bench:
     """A pool whose handlers end only when the test lets them."""
 
     concurrency: int = 100
+    finishes: bool = False
     started: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
@@ -40,6 +41,7 @@ class Bench:
             on_finished=lambda *told: self.finished.append(told),
             on_crash=self.crashes.append,
             concurrency=self.concurrency,
+            finishes=self.finishes,
         )
         self.pool.assign(P0, 1)
 
@@ -77,6 +79,14 @@ async def settle() -> None:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
+    yield made
+    await made.pool.drain(0)
+
+
+@pytest.fixture
+async def patient() -> AsyncIterator[Bench]:
+    """Its handlers go on when their partition moves."""
+    made = Bench(finishes=True)
     yield made
     await made.pool.drain(0)
 
@@ -202,6 +212,43 @@ async def test_handlers_that_outlast_the_grace_are_cancelled_and_not_acked(bench
     assert sorted(bench.cancelled) == [0, 1]
     assert bench.finished == []
     assert bench.crashes == []
+
+
+async def test_handlers_that_may_finish_outlast_the_grace_and_are_not_acked(
+    patient: Bench,
+) -> None:
+    await patient.submit(record(0, b"a"), record(1, b"a"), record(2, b"b"))
+    await patient.pool.revoke([P0], grace=0.01)
+    assert (patient.pool.running, patient.cancelled) == (2, [])
+    await patient.release(0, 2)
+    assert sorted(patient.ended) == [0, 2]
+    assert patient.started == [0, 2], "what had not begun belongs to the new owner"
+    assert (patient.pool.running, patient.finished, patient.crashes) == (0, [], [])
+
+
+async def test_a_record_that_comes_back_waits_for_its_handler_that_may_finish(
+    patient: Bench,
+) -> None:
+    await patient.submit(record(0, b"a"))
+    await patient.pool.revoke([P0], grace=0)
+    patient.pool.assign(P0, 2)
+    await patient.submit(record(0, b"a"), epoch=2)
+    assert patient.started == [0]
+    await patient.release(0)
+    assert patient.started == [0, 0]
+    assert patient.finished == [(P0, 2, 1)]
+
+
+async def test_draining_waits_for_handlers_that_may_finish_and_then_cancels_them(
+    patient: Bench,
+) -> None:
+    await patient.submit(record(0, b"a"), record(1, b"b"))
+    await patient.pool.revoke([P0], grace=0)
+    draining = asyncio.create_task(patient.pool.drain(0.1))
+    await patient.release(0)
+    assert not await draining
+    await settle()
+    assert (patient.ended, patient.cancelled) == ([0], [1])
 
 
 async def test_a_handler_that_ignores_its_cancellation_is_not_acked() -> None:

@@ -44,7 +44,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it declares
     TopicDescription,
 )
 
-from agents.runtime.errors import KafkaUnavailableError, MillstreamError
+from agents.runtime.errors import ConfigurationError, KafkaUnavailableError, MillstreamError
 from agents.runtime.kafka_admin_errors import (
     KafkaAdminError,
     TopicExistsError,
@@ -121,6 +121,9 @@ class KafkaAdmin:
         bootstrap_servers: ``host:port[,host:port…]``.
         config: More librdkafka settings, such as those for TLS and SASL.
         timeout: Seconds that any one call may take before ``KafkaUnavailableError``.
+
+    Raises:
+        ConfigurationError: The settings make no client.
     """
 
     def __init__(
@@ -139,7 +142,11 @@ class KafkaAdmin:
             **(config or {}),
             "bootstrap.servers": bootstrap_servers,
         }
-        self._client = AdminClient(settings, logger=_logger)
+        try:
+            self._client = AdminClient(settings, logger=_logger)
+        except KafkaException as error:
+            reason = error.args[0].str()
+            raise ConfigurationError(f"the settings for Kafka are wrong: {reason}") from error
 
     def cluster_id(self, *, timeout: float | None = None) -> str:
         """Return the id of the cluster that answers within ``timeout`` seconds."""

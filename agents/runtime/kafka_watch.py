@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Any, Final, Self
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -18,6 +19,8 @@ from agents.runtime.errors import ConfigurationError, KafkaUnavailableError
 from agents.runtime.kafka_admin_errors import translated
 from agents.runtime.kafka_config import KafkaConfig
 from agents.runtime.outage import Outages
+
+_log = structlog.get_logger(__name__)
 
 _WHO: Final = "kafka_watch"
 _PERIOD: Final = 5.0
@@ -54,11 +57,23 @@ class KafkaWatch:
         self._answered = threading.Event()
         self._thread = threading.Thread(target=self._run, name=_WHO, daemon=True)
         self._refusal: str | None = None
+        self._client: AdminClient
         # Everything below belongs to the thread.
         self._all_down = False
         self._complaint = "no answer"
 
     def __enter__(self) -> Self:
+        """Start to look.
+
+        Raises:
+            ConfigurationError: The settings make no client.
+        """
+        settings: dict[str, Any] = {**self._kafka.client(), "error_cb": self._heard}
+        try:
+            self._client = AdminClient(settings)
+        except KafkaException as error:
+            reason = error.args[0].str()
+            raise ConfigurationError(f"the settings for Kafka are wrong: {reason}") from error
         self._thread.start()
         return self
 
@@ -80,9 +95,15 @@ class KafkaWatch:
             await asyncio.sleep(_LOOK_SECONDS / 5)
 
     def _run(self) -> None:
-        settings: dict[str, Any] = {**self._kafka.client(), "error_cb": self._heard}
-        client = AdminClient(settings)
-        unanswered = 0
+        try:
+            self._look()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+            # Whoever waits for the first answer must not wait for a thread that is gone.
+            self._refusal = f"{type(error).__name__}: {error}"
+            _log.exception("kafka_watch_failed")
+
+    def _look(self) -> None:
+        client, unanswered = self._client, 0
         while not self._stopping.is_set():
             is_short = self._all_down or unanswered >= _SILENT_QUESTIONS
             if self._ask(client, _SHORT_PATIENCE if is_short else _PATIENCE):

@@ -243,3 +243,52 @@ def test_what_waiting_does_not_mend_ends_a_start_at_once(
             assert "Traceback" not in process.log
             assert not process.lines(AWAY)
     server.remove()
+
+
+@pytest.fixture
+def guarded(server: KafkaBroker, unused_tcp_port: int) -> dict[str, str]:
+    """The settings of a process that may log in to a broker with passwords."""
+    listeners = (
+        f"PLAINTEXT://127.0.0.1:{server.port}",
+        f"CONTROLLER://127.0.0.1:{server._controller_port}",
+        f"GUARDED://127.0.0.1:{unused_tcp_port}",
+    )
+    server._settings |= {
+        "listeners": ",".join(listeners),
+        "advertised.listeners": f"{listeners[0]},{listeners[2]}",
+        "listener.security.protocol.map": (
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT"
+        ),
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.guarded.plain.sasl.jaas.config": (
+            "org.apache.kafka.common.security.plain.PlainLoginModule required "
+            'user_millstream="right-Pa55";'
+        ),
+    }
+    server.start()
+    create_topics(server.bootstrap_servers, "")
+    return {
+        "MILLSTREAM_KAFKA_BOOTSTRAP": f"127.0.0.1:{unused_tcp_port}",
+        "MILLSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "MILLSTREAM_KAFKA_SASL_MECHANISM": "PLAIN",
+        "MILLSTREAM_KAFKA_SASL_USERNAME": "millstream",
+        "MILLSTREAM_KAFKA_SASL_PASSWORD": "right-Pa55",
+    }
+
+
+@pytest.mark.real_kafka
+def test_a_broker_that_refuses_the_password_is_not_waited_for(
+    guarded: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    right = {**variables("", database_url, ""), **guarded}
+    wrong = {**right, "MILLSTREAM_KAFKA_SASL_PASSWORD": "wrong-Pa55"}
+    nonsense = {**right, "MILLSTREAM_KAFKA_SASL_MECHANISM": "NONSENSE"}
+    for name in ("worker", "sink"):
+        with PipelineProcess(name, settings=right, log=tmp_path / f"{name}-right") as process:
+            wait_until(process.is_ready, "it is ready")
+        for settings, reason in ((wrong, "Authentication failed"), (nonsense, "NONSENSE")):
+            log = tmp_path / f"{name}-{reason[:4]}"
+            with PipelineProcess(name, settings=settings, log=log) as process:
+                assert process.wait() == 2, process.log
+                assert reason in process.log.splitlines()[-1]
+                assert "Pa55" not in process.log

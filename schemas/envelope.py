@@ -65,10 +65,13 @@ class AgentMessage(Model, Generic[P_co]):
         """The record key: the correlation id in UTF-8."""
         return str(self.correlation_id).encode()
 
-    def headers(self) -> tuple[tuple[str, bytes], ...]:
-        """The headers that repeat the envelope; the trace context is added by the runtime."""
+    def headers(self, key: bytes | None = None) -> tuple[tuple[str, bytes], ...]:
+        """The headers that repeat the envelope; the trace context is added by the runtime.
+
+        ``key`` is the record key, where it is at hand.
+        """
         return (
-            (HEADER_CORRELATION_ID, str(self.correlation_id).encode()),
+            (HEADER_CORRELATION_ID, self.key() if key is None else key),
             (HEADER_MESSAGE_ID, str(self.message_id).encode()),
             (HEADER_MESSAGE_TYPE, self.message_type.encode()),
             (HEADER_SCHEMA_VERSION, str(self.schema_version).encode()),

@@ -49,12 +49,22 @@ def decode(record: Record, payload: type[Payload], *, lane: str) -> AgentMessage
     return message
 
 
-def encode(message: AgentMessage[Any], topic: str, *, traceparent: bytes | None) -> Outgoing:
-    """The record that carries ``message``; the trace context of its cause goes along."""
-    headers: tuple[tuple[str, bytes | None], ...] = message.headers()
+def encode(
+    message: AgentMessage[Any],
+    topic: str,
+    *,
+    traceparent: bytes | None,
+    value: bytes | None = None,
+) -> Outgoing:
+    """The record that carries ``message``; the trace context of its cause goes along.
+
+    ``value`` is the message as JSON, where somebody has made that already.
+    """
+    key = message.key()
+    headers: tuple[tuple[str, bytes | None], ...] = message.headers(key)
     if traceparent is not None:
         headers = ((HEADER_TRACEPARENT, traceparent), *headers)
-    return Outgoing(topic, message.key(), message.to_bytes(), headers)
+    return Outgoing(topic, key, message.to_bytes() if value is None else value, headers)
 
 
 def invalid(error: ValidationError, *, prefix: str = "") -> InvalidMessageError:

@@ -46,7 +46,7 @@ from agents.runtime.intake import read_request
 from agents.runtime.metrics import Ending, RoleMetrics
 from agents.runtime.outage import Outage, patiently
 from agents.runtime.ports import OutboxRow
-from agents.runtime.records import Record
+from agents.runtime.records import Outgoing, Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import Emission, Emitted, Handler, RecordHandler, RoleSpec
 from agents.runtime.topology import TopicSpec, Topology
@@ -174,27 +174,32 @@ class Delivery:
         )
         if not emitted:
             return
-        envelopes = [self._envelope(item, index, cause) for index, item in enumerate(emitted)]
+        # All are composed before the first is sent: one that cannot be composed sends none.
         await self.publisher.send_all(
-            encode(envelope, self._destination(envelope.payload), traceparent=traceparent)
-            for envelope in envelopes
+            [self._outgoing(item, index, cause, traceparent) for index, item in enumerate(emitted)]
         )
         rows = [item.row_id for item in emitted if isinstance(item, OutboxRow)]
         if rows:
             await self.services.ledger.mark_sent(rows)
 
-    def _envelope(
-        self, item: Emitted, index: int, cause: AgentMessage[Any] | None
-    ) -> AgentMessage[Any]:
-        match item:
-            case OutboxRow():
-                return item.message
-            case AgentMessage():
-                return item
-            case payload if cause is not None:
-                return Context(self.spec.name, cause, self.services).compose(payload, index)
-            case _:
-                raise TypeError(f"{self.spec.where}: a bare payload needs a message that caused it")
+    def _outgoing(
+        self,
+        item: Emitted,
+        index: int,
+        cause: AgentMessage[Any] | None,
+        traceparent: bytes | None,
+    ) -> Outgoing:
+        value: bytes | None = None
+        if isinstance(item, OutboxRow):
+            message, value = item.message, item.value
+        elif isinstance(item, AgentMessage):
+            message = item
+        elif cause is not None:
+            message = Context(self.spec.name, cause, self.services).compose(item, index)
+        else:
+            raise TypeError(f"{self.spec.where}: a bare payload needs a message that caused it")
+        topic = self._destination(message.payload)
+        return encode(message, topic, traceparent=traceparent, value=value)
 
     def _destination(self, payload: Payload) -> str:
         kind = (type(payload), payload.executor if isinstance(payload, Step) else None)

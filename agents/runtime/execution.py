@@ -45,10 +45,13 @@ class Job(Generic[SettingsT_co]):
     settings: SettingsT_co
     """What stands under ``with`` in the catalogue, validated."""
     ctx: Context
-    idempotency_key: str
-    """The same for every call that means this effect."""
     deadline: datetime
     """When this call is given up, by the clock of ``ctx``."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every call that means this effect."""
+        return idempotency_key(self.step, self.ctx)
 
     @property
     def parameters(self) -> JsonObject:
@@ -166,7 +169,6 @@ def _role_of(spec: ExecutorSpec) -> RoleSpec:
                         action=action,
                         settings=settings[action.id],
                         ctx=ctx,
-                        idempotency_key=idempotency_key(step, ctx),
                         deadline=deadline,
                     ),
                     client,

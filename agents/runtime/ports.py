@@ -76,6 +76,8 @@ class OutboxRow(Generic[P_co]):
 
     row_id: int
     message: AgentMessage[P_co]
+    value: bytes
+    """The message as JSON, as the ledger keeps it: it is sent as it was written."""
 
 
 @dataclass(frozen=True, slots=True)

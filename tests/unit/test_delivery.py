@@ -292,7 +292,7 @@ async def test_outbox_rows_are_published_as_they_are_and_struck_off_afterwards()
         outage=Outage("router", Outages(ManualClock())),
         deadlines=Deadlines(30.0),
     )
-    await delivery.publish([OutboxRow(7, held)], None, None)
+    await delivery.publish([OutboxRow(7, held, held.to_bytes())], None, None)
     assert sent.topics() == ["millstream.steps.http.v1"]
     assert sent.only(Step) == held
     assert struck == [7]

@@ -41,6 +41,8 @@ class Emission:
 
     event: Event
     message: AgentMessage[Any]
+    value: bytes
+    """The message as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def _take(event: Event, transition: Transition, mine: list[Emission], changes: C
     if transition.discards_outbox:
         changes.discards.add(event.run)
         mine.clear()
-    mine.extend(Emission(event, message) for message in transition.emits)
+    mine.extend(Emission(event, message, message.to_bytes()) for message in transition.emits)
 
 
 def _decided(event: Event, before: RunRecord | None) -> Transition:

@@ -33,7 +33,8 @@ class MemoryLedger:
     ) -> Sequence[OutboxRow[Any]]:
         """See :meth:`agents.runtime.ports.Ledger.advance`."""
         event = Event(lane, correlation_id, event_id, decide)
-        changes = apply([event], self._runs, self._inbox)
+        seen = {event.key: self._inbox[event.key]} if event.key in self._inbox else {}
+        changes = apply([event], self._runs, seen)
         answer = changes.answers[0]
         if event.key not in changes.failures:
             self._inbox.setdefault(event.key, changes.refusals.get(event.key))
@@ -45,7 +46,7 @@ class MemoryLedger:
         if event.run in changes.discards:
             await self.mark_sent([row.row_id for row in self._rows_of(event.run)])
         for emission in changes.emissions:
-            row = OutboxRow(next(self._row_ids), emission.message)
+            row = OutboxRow(next(self._row_ids), emission.message, emission.value)
             self._outbox[row.row_id] = (event.run, self._clock.now(), row)
         return self._rows_of(event.run)
 

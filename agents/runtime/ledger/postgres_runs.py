@@ -86,7 +86,7 @@ class RunStore:
     ) -> Rows:
         """Rows written before ``older_than``, in the order of writing, but not ``besides``."""
         rows = await self._database.fetch(_SQL.unsent, (lane, older_than, limit))
-        return [OutboxRow(row_id, decode_message(j)) for row_id, j in rows if row_id not in besides]
+        return [_outbox_row(row_id, j) for row_id, j in rows if row_id not in besides]
 
     async def due(self, *, lane: str, now: datetime, limit: int) -> list[RunRecord]:
         """Open runs whose time has come, earliest first."""
@@ -162,7 +162,7 @@ async def _write(
                     one.event.lane,
                     one.event.correlation_id,
                     one.event.event_id,
-                    one.message.to_bytes().decode(),
+                    one.value.decode(),
                 )
                 for one in emissions
             ]
@@ -177,9 +177,9 @@ async def _write(
 def _answers(changes: Changes, pending: Pending, row_ids: Sequence[int]) -> list[Rows | Exception]:
     written: dict[RunKey, Rows] = defaultdict(list)
     for row_id, one in zip(row_ids, changes.emissions, strict=True):
-        written[one.event.run].append(OutboxRow(row_id, one.message))
+        written[one.event.run].append(OutboxRow(row_id, one.message, one.value))
     older = {
-        run: [OutboxRow(row_id, decode_message(message)) for row_id, message in rows]
+        run: [_outbox_row(row_id, message) for row_id, message in rows]
         for run, rows in pending.items()
         if run not in changes.discards
     }
@@ -200,6 +200,10 @@ def _by_event_id(event: Event) -> tuple[str, bytes]:
 
 def _by_run_id(run: RunRecord) -> tuple[str, bytes]:
     return (run.lane, run.correlation_id.bytes)
+
+
+def _outbox_row(row_id: int, message: str) -> OutboxRow[Any]:
+    return OutboxRow(row_id, decode_message(message), message.encode())
 
 
 def _run(row: Row) -> RunRecord:

@@ -66,7 +66,7 @@ def without_value(answer: Answer) -> Answer:
     """The answer without the record's value, since there may be many and large ones."""
     if isinstance(answer, Refusal):
         return answer
-    return replace(answer, outgoing=replace(answer.outgoing, value=None))
+    return replace(answer, outgoing=answer.outgoing._replace(value=None))
 
 
 async def send_all(

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import Field
-from pydantic_core import to_json
 
 from schemas.base import Identifier, Lane, Model, Payload, Tenant, UtcDatetime
 
@@ -59,7 +58,7 @@ class AgentMessage(Model, Generic[P_co]):
 
     def to_bytes(self) -> bytes:
         """The envelope as JSON."""
-        return to_json(self, by_alias=True, inf_nan_mode="constants")
+        return self.__pydantic_serializer__.to_json(self, by_alias=True)
 
     def key(self) -> bytes:
         """The record key: the correlation id in UTF-8."""
@@ -104,7 +103,7 @@ def compose(
 
     Nothing is validated again: every argument comes from a validated message or from code.
     """
-    return AgentMessage.of(
+    return envelope_type(type(payload)).of(
         {
             "message_id": message_id,
             "correlation_id": correlation_id,

@@ -1,6 +1,5 @@
 """Records, as they are read from Kafka and as they are written to it."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -38,8 +37,7 @@ class Record(NamedTuple):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A record to be produced. Its partition follows from the key, as Kafka's Java client does."""
 
     topic: str

@@ -180,7 +180,9 @@ def test_a_sink_is_ready_when_it_has_claimed_its_partitions_and_counts_what_it_w
     settings = variables(address, database_url, lane)
     with PipelineProcess("sink", settings=settings, log=tmp_path / "log") as sink:
         wait_until(sink.is_ready, "the sink is ready")
-        assert sink.checks() == dict.fromkeys(("kafka", "postgres", "partitions", "accepting"), "ok")
+        assert sink.checks() == dict.fromkeys(
+            ("kafka", "postgres", "partitions", "accepting"), "ok"
+        )
         asyncio.run(send_intent(address, lane))
 
         def written() -> bool:

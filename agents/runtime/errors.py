@@ -19,7 +19,8 @@
     │   └── FatalInfrastructureError  waiting does not help: the process ends, nothing is acked
     │       ├── KafkaRefusesError     we may not write, or a topic is missing (in kafka)
     │       ├── ProducerFatalError    the producer is broken for good (in kafka)
-    │       └── ConsumerFatalError    the same of a consumer (in kafka)
+    │       ├── ConsumerFatalError    the same of a consumer (in kafka)
+    │       └── TopicsReplacedError   the topics are not those it started with (in broker_check)
     └── ConfigurationError        start-up is refused, with the places that disagree
 
 Any other exception that leaves a handler is a bug: its message is dead-lettered with code ``bug``.

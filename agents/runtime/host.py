@@ -16,6 +16,7 @@ import structlog
 
 from agents.runtime import redaction
 from agents.runtime.breaker import Breakers
+from agents.runtime.broker_check import BrokerCheck
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.context import Services
@@ -193,6 +194,14 @@ async def hosting(
             for delivery in deliveries
             if isinstance(delivery, Delivery) and delivery.spec.ticker is not None
         ]
+        checking = BrokerCheck(
+            KafkaAdmin(kafka.bootstrap_servers, config=kafka.security), topic_ids
+        )
+        tickers.append(
+            asyncio.create_task(
+                _check(checking, worker, settings.broker_check), name="broker-check"
+            )
+        )
         stack.push_async_callback(_cancel, tickers)
         yield worker
 
@@ -329,6 +338,13 @@ async def _tick(delivery: Delivery, worker: Worker) -> None:
             worker.crash(error)
             return
         await services.clock.sleep(services.settings.router_tick)
+
+
+async def _check(checking: BrokerCheck, worker: Worker, period: float) -> None:
+    try:
+        await checking.run(period)
+    except Exception as error:  # noqa: BLE001  # whatever ends the check ends the worker
+        worker.crash(error)
 
 
 async def _publish_each(delivery: Delivery, rows: Sequence[OutboxRow[Any]]) -> None:

@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """Where /livez, /readyz and /metrics are answered; 0.0.0.0 in a container."""
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """The port for that; 0 for none."""
+    broker_check: Annotated[float, Field(gt=0)] = 30.0
+    """How often a worker looks whether its topics were made anew; then it ends."""
     effect_lease_margin: Annotated[float, Field(gt=0)] = 15.0
     """How much longer than its timeout an executor's claim on an effect lives."""
     router_tick: Annotated[float, Field(gt=0)] = 0.25

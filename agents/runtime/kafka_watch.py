@@ -112,6 +112,8 @@ class KafkaWatch:
                 self._outages.ends("kafka", _WHO)
                 self._rest(client, _PERIOD)
                 continue
+            if self._refusal is not None and not self._answered.is_set():
+                return  # whoever waits for the first answer is told
             unanswered = _SILENT_QUESTIONS if self._all_down else unanswered + 1
             if unanswered >= _SILENT_QUESTIONS:
                 servers = self._kafka.bootstrap_servers

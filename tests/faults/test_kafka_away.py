@@ -292,3 +292,4 @@ def test_a_broker_that_refuses_the_password_is_not_waited_for(
                 assert process.wait() == 2, process.log
                 assert reason in process.log.splitlines()[-1]
                 assert "Pa55" not in process.log
+                assert not process.lines(AWAY)

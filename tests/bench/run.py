@@ -7,6 +7,8 @@ for missing one.
 """
 
 import argparse
+import signal
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -31,6 +33,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 def main() -> int:
     """Run the chosen scenarios one after the other; 1 if one of them could not be measured."""
     arguments = _arguments()
+    # Whoever ends us politely has everything ended that we have started.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = arguments.output / "quick" if arguments.quick else arguments.output
     console = Console(width=None if Console().is_terminal else 140)
     bench = Bench(arguments.kafka, arguments.quick, Voice(console))

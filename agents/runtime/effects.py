@@ -2,8 +2,8 @@
 
 In order: the action is in the catalogue and this executor's; an approved verdict binds this very
 plan; the parameters fit, now that references are resolved; the effect is claimed in the ledger;
-it is carried out (:mod:`agents.runtime.outcomes`); its outcome is recorded, and what the ledger
-then holds is the result.
+unless the execution was stopped meanwhile, it is carried out (:mod:`agents.runtime.outcomes`);
+its outcome is recorded, and what the ledger then holds is the result.
 
 A process that dies leaves its claim behind, and the ledger's lease says what becomes of it. A
 process that lives, but loses the database between doing and recording, keeps the outcome in
@@ -26,6 +26,7 @@ from agents.runtime.catalogue import ActionSpec
 from agents.runtime.context import Context
 from agents.runtime.errors import PermanentError, UnapprovedStepError
 from agents.runtime.outcomes import (
+    Ending,
     carry_out,
     is_repeatable,
     judge,
@@ -34,7 +35,7 @@ from agents.runtime.outcomes import (
     unknown,
 )
 from agents.runtime.ports import EffectClaim
-from schemas import JsonObject, Step, StepResult
+from schemas import Failure, JsonObject, Step, StepResult
 
 _IDEMPOTENCY: Final = UUID("0b8f7f0e-7b0e-5c62-8c8b-6566666563ff")
 _FIRST_POLL: Final = 0.1
@@ -84,7 +85,7 @@ class EffectPolicy:
         """
         try:
             action = self._action_of(step, ctx)
-            await _check_approval(step, ctx)
+            is_stopped = await _check_approval(step, ctx)
             _check_parameters(step, action)
         except PermanentError as error:
             _log.warning("step_refused", code=error.code, reason=error.reason, step_id=step.step_id)
@@ -98,7 +99,9 @@ class EffectPolicy:
                 claim = await self._claim(step, ctx)
                 if claim.result is not None:
                     return claim.result
-                if claim.decision == "go":
+                if claim.decision == "go" and is_stopped:
+                    known = _not_begun(step, ctx)
+                elif claim.decision == "go":
                     known = await self._carry_out(key, step, action, ctx)
                 else:
                     known = _in_doubt(step, ctx)
@@ -163,23 +166,33 @@ class EffectPolicy:
         return settled
 
 
-async def _check_approval(step: Step, ctx: Context) -> None:
-    approved = await ctx.ledger.approved_plan_hash(
+async def _check_approval(step: Step, ctx: Context) -> bool:
+    """Whether the execution has been stopped since its plan was approved."""
+    approval = await ctx.ledger.approval(
         lane=ctx.lane, correlation_id=ctx.correlation_id, plan_id=step.plan_id
     )
-    if approved is None:
+    if approval is None:
         raise UnapprovedStepError(f"there is no approved verdict on plan {step.plan_id}")
-    if approved != step.plan_hash:
+    if approval.plan_hash != step.plan_hash:
         raise UnapprovedStepError(
-            f"the verdict on plan {step.plan_id} approves {approved[:12]}…, "
+            f"the verdict on plan {step.plan_id} approves {approval.plan_hash[:12]}…, "
             f"but the step belongs to {step.plan_hash[:12]}…"
         )
+    return approval.is_stopped
 
 
 def _check_parameters(step: Step, action: ActionSpec) -> None:
     problems = action.check_parameters(step.parameters, allow_references=False)
     if problems:
         raise PermanentError(sayable("; ".join(problems)), code="invalid_parameters")
+
+
+def _not_begun(step: Step, ctx: Context) -> StepResult:
+    """What is said only by who has claimed the effect: what was done before stays done."""
+    now = ctx.now()
+    reason = "the execution was stopped before the step began"
+    ending = Ending("failed", Failure(code="cancelled", reason=reason))
+    return result_of(step, ending, started_at=now, finished_at=now)
 
 
 def _in_doubt(step: Step, ctx: Context) -> StepResult:

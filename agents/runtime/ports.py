@@ -81,6 +81,16 @@ class OutboxRow(Generic[P_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """What an executor may do by an approved verdict."""
+
+    plan_hash: str
+    """The verdict is bound to it."""
+    is_stopped: bool
+    """Whether the execution is being cancelled or has ended, so that nothing of it may begin."""
+
+
+@dataclass(frozen=True, slots=True)
 class EffectClaim:
     """What the effect ledger answers when an executor is about to act.
 
@@ -141,10 +151,8 @@ class Ledger(Protocol):
         """The verdict on a plan, if there is one yet."""
         ...
 
-    async def approved_plan_hash(
-        self, *, lane: str, correlation_id: UUID, plan_id: UUID
-    ) -> str | None:
-        """The hash that an approved verdict on ``plan_id`` is bound to; ``None`` without one."""
+    async def approval(self, *, lane: str, correlation_id: UUID, plan_id: UUID) -> Approval | None:
+        """What an approved verdict on ``plan_id`` allows; ``None`` without one."""
         ...
 
     async def claim_effect(

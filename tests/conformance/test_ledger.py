@@ -27,7 +27,7 @@ from agents.runtime.database import Database
 from agents.runtime.errors import RefusedMessageError
 from agents.runtime.ledger.memory import MemoryLedger
 from agents.runtime.ledger.postgres import PostgresLedger
-from agents.runtime.ports import Ledger, RunRecord, Transition
+from agents.runtime.ports import Approval, Ledger, RunRecord, Transition
 from schemas import AgentMessage, Verdict
 
 
@@ -379,11 +379,12 @@ async def test_only_an_approved_verdict_of_that_very_execution_gives_a_hash(
         run_id: UUID | None = None,
         plan_id: UUID | None = None,
     ) -> str | None:
-        return await ledger.approved_plan_hash(
+        approval = await ledger.approval(
             lane=lane,
             correlation_id=run_id or message.correlation_id,
             plan_id=plan_id or message.payload.plan_id,
         )
+        return None if approval is None else approval.plan_hash
 
     answers = await asyncio.gather(
         hash_for(approved),
@@ -393,6 +394,23 @@ async def test_only_an_approved_verdict_of_that_very_execution_gives_a_hash(
         hash_for(approved, plan_id=uuid4()),
     )
     assert list(answers) == [approved.payload.plan_hash, None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("status", "is_open", "is_stopped"),
+    [("running", True, False), ("cancelling", True, True), ("failed", False, True)],
+)
+async def test_an_approval_says_whether_the_execution_was_stopped(
+    ledger: Ledger, status: str, is_open: bool, is_stopped: bool
+) -> None:
+    approved = verdict()
+    await ledger.record_verdict(approved)
+    run_id, plan_id = approved.correlation_id, approved.payload.plan_id
+    before = await ledger.approval(lane="", correlation_id=run_id, plan_id=plan_id)
+    await advance(ledger, run_id, moves(run_id, status=status, is_open=is_open))
+    after = await ledger.approval(lane="", correlation_id=run_id, plan_id=plan_id)
+    assert before == Approval(approved.payload.plan_hash, is_stopped=False)
+    assert after == Approval(approved.payload.plan_hash, is_stopped)
 
 
 # -- effects --------------------------------------------------------------------------------------

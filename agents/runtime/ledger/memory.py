@@ -9,7 +9,7 @@ from uuid import UUID
 from agents.runtime.clock import SystemClock
 from agents.runtime.ledger.claims import UNSETTLED, Claim, EffectKey, EffectRecord, Settlement
 from agents.runtime.ledger.events import Event, EventKey, RunKey, apply
-from agents.runtime.ports import Clock, Decide, EffectClaim, OutboxRow, Refusal, RunRecord
+from agents.runtime.ports import Approval, Clock, Decide, EffectClaim, OutboxRow, Refusal, RunRecord
 from schemas import AgentMessage, Step, StepResult, Verdict
 
 
@@ -95,15 +95,16 @@ class MemoryLedger:
         """See :meth:`agents.runtime.ports.Ledger.recorded_verdict`."""
         return self._verdicts.get((lane, plan_id))
 
-    async def approved_plan_hash(
-        self, *, lane: str, correlation_id: UUID, plan_id: UUID
-    ) -> str | None:
-        """See :meth:`agents.runtime.ports.Ledger.approved_plan_hash`."""
+    async def approval(self, *, lane: str, correlation_id: UUID, plan_id: UUID) -> Approval | None:
+        """See :meth:`agents.runtime.ports.Ledger.approval`."""
         message = self._verdicts.get((lane, plan_id))
         if message is None or message.correlation_id != correlation_id:
             return None
-        verdict = message.payload
-        return verdict.plan_hash if verdict.decision == "approved" else None
+        verdict, run = message.payload, self._runs.get((lane, correlation_id))
+        if verdict.decision != "approved":
+            return None
+        is_stopped = run is not None and (not run.is_open or run.status == "cancelling")
+        return Approval(verdict.plan_hash, is_stopped)
 
     async def claim_effect(
         self, message: AgentMessage[Step], *, owner: str, lease_until: datetime, now: datetime

@@ -20,7 +20,7 @@ from agents.runtime.ledger.postgres_runs import Rows, RunStore
 from agents.runtime.ledger.postgres_sweep import SweepStore
 from agents.runtime.ledger.postgres_verdicts import ApprovalKey, VerdictStore
 from agents.runtime.metrics import Metrics
-from agents.runtime.ports import Clock, Decide, EffectClaim, RunRecord
+from agents.runtime.ports import Approval, Clock, Decide, EffectClaim, RunRecord
 from schemas import AgentMessage, Step, StepResult, Verdict
 
 _SENT_DELAY: Final = 0.2
@@ -49,8 +49,8 @@ class PostgresLedger:
             self._advance_batch, metrics=metrics.ledger("advance")
         )
         self._recordings = Coalescer(self._verdicts.record, metrics=metrics.ledger("verdict"))
-        self._approvals: Coalescer[ApprovalKey, str | None] = Coalescer(
-            self._verdicts.approved_hashes, metrics=metrics.ledger("approval")
+        self._approvals: Coalescer[ApprovalKey, Approval | None] = Coalescer(
+            self._verdicts.approvals, metrics=metrics.ledger("approval")
         )
         self._acts: Coalescer[Claim | Settlement, EffectClaim | StepResult] = Coalescer(
             self._effects.apply, metrics=metrics.ledger("effect")
@@ -125,10 +125,8 @@ class PostgresLedger:
         key = (lane, plan_id)
         return (await self._verdicts.recorded([key])).get(key)
 
-    async def approved_plan_hash(
-        self, *, lane: str, correlation_id: UUID, plan_id: UUID
-    ) -> str | None:
-        """See :meth:`agents.runtime.ports.Ledger.approved_plan_hash`."""
+    async def approval(self, *, lane: str, correlation_id: UUID, plan_id: UUID) -> Approval | None:
+        """See :meth:`agents.runtime.ports.Ledger.approval`."""
         return await self._approvals.submit((lane, correlation_id, plan_id))
 
     async def claim_effect(

@@ -9,7 +9,7 @@ from uuid import UUID
 from agents.runtime.database import Connection, Database
 from agents.runtime.ledger.columns import columns
 from agents.runtime.ledger.messages import decode_message
-from agents.runtime.ports import Clock
+from agents.runtime.ports import Approval, Clock
 from agents.runtime.queries import bind_queries
 from schemas import AgentMessage, Verdict
 
@@ -21,7 +21,7 @@ ApprovalKey = tuple[str, UUID, UUID]
 
 @dataclass(frozen=True)
 class _Queries:
-    approved_hashes: bytes
+    approvals: bytes
     insert_verdicts: bytes
     recorded_verdicts: bytes
 
@@ -61,11 +61,11 @@ class VerdictStore:
         rows = await self._database.fetch(_SQL.recorded_verdicts, columns(keys, 2))
         return {(lane, plan_id): decode_message(message) for lane, plan_id, message in rows}
 
-    async def approved_hashes(self, keys: Sequence[ApprovalKey]) -> list[str | None]:
-        """The hashes that approved verdicts are bound to, ``None`` where there is none."""
-        rows = await self._database.fetch(_SQL.approved_hashes, columns(set(keys), 3))
-        hashes = {(lane, run_id, plan_id): plan_hash for lane, run_id, plan_id, plan_hash in rows}
-        return [hashes.get(key) for key in keys]
+    async def approvals(self, keys: Sequence[ApprovalKey]) -> list[Approval | None]:
+        """What approved verdicts allow, ``None`` where there is none."""
+        rows = await self._database.fetch(_SQL.approvals, columns(set(keys), 3))
+        found = {tuple(row[:3]): Approval(row[3], row[4]) for row in rows}
+        return [found.get(key) for key in keys]
 
 
 def _row(message: AgentMessage[Verdict]) -> tuple[Any, ...]:

@@ -76,12 +76,8 @@ def one_terminal_state(evidence: Evidence, reading: Reading) -> Iterator[str]:
 
 def used_ids_are_refused(_evidence: Evidence, reading: Reading) -> Iterator[str]:
     """Of several requests under one correlation id one runs, and the others are dead letters."""
-    asked: dict[UUID, set[UUID]] = defaultdict(set)
-    for message in reading.distinct:
-        if isinstance(message.payload, ExecutionRequest):
-            asked[message.correlation_id].add(message.message_id)
-    for execution, requests in asked.items():
-        run = {s.payload.request_id for s in reading.states.get(execution, ())}
+    for execution, requests in reading.asked.items():
+        run = reading.requests_run(execution)
         if len(run) > 1:
             yield f"{execution} ran for {len(run)} requests"
         if lost := requests - run - reading.refused.get(execution, set()):
@@ -294,7 +290,10 @@ def poison_is_kept_once(evidence: Evidence, reading: Reading) -> Iterator[str]:
         origin = places.get(place)
         if origin is None or (row["key"], row["value"]) != (origin.key, origin.value):
             yield f"the dead letter of {place} has other bytes"
-        elif place not in poison and row["code"] != "correlation_id_in_use":
+        elif place not in poison and not (
+            (row["role"], row["code"]) == ("router", "correlation_id_in_use")
+            and reading.is_rightly_refused(evidence.decode(origin))
+        ):
             yield f"{place} is a dead letter of {row['role']}: {row['code']}, {row['reason']}"
 
 

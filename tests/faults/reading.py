@@ -1,5 +1,6 @@
 """The messages in an :class:`Evidence`, decoded once and sorted for the checks."""
 
+from collections import defaultdict
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,14 @@ from agents.runtime.errors import InvalidMessageError
 from agents.runtime.records import Record
 from agents.sink.dead_letters import read_dead_letter
 from agents.sink.fold import ReadModel
-from schemas import AgentMessage, ExecutionState, Outcome, Verdict, envelope_type
+from schemas import (
+    AgentMessage,
+    ExecutionRequest,
+    ExecutionState,
+    Outcome,
+    Verdict,
+    envelope_type,
+)
 
 
 class Reading:
@@ -21,6 +29,7 @@ class Reading:
         messages: Every message, repetitions included, in the order of each partition.
         distinct: Each message once.
         states: By execution its states, each version's first appearance, in that order.
+        asked: By execution the requests under its correlation id.
         refused: By execution the requests that the router turned away.
         poison: Records that are no message.
         model: The fold of all messages.
@@ -52,6 +61,23 @@ class Reading:
             ):
                 self.states.setdefault(message.correlation_id, []).append(message)
         self.distinct = list(seen.values())
+        self.asked: dict[UUID, set[UUID]] = defaultdict(set)
+        for message in self.distinct:
+            if isinstance(message.payload, ExecutionRequest):
+                self.asked[message.correlation_id].add(message.message_id)
+
+    def requests_run(self, execution: UUID) -> set[UUID | None]:
+        """The requests that its states name."""
+        return {state.payload.request_id for state in self.states.get(execution, ())}
+
+    def is_rightly_refused(self, message: AgentMessage[Any]) -> bool:
+        """Whether it belongs to a request that came under the id of another one's execution."""
+        execution, payload = message.correlation_id, message.payload
+        return (
+            isinstance(payload, Verdict | Outcome)
+            and payload.request_id in self.asked[execution]
+            and not self.requests_run(execution) <= {None, payload.request_id}
+        )
 
     def _note_refusal(self, record: Record) -> None:
         if record.header(dead_letters.HEADER_CODE) != b"correlation_id_in_use":

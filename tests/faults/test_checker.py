@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from faults.checker import CHECKS, _key, check
 from faults.evidence import Evidence, Move
-from support.sample_history import history_of, topic_of
+from support.sample_history import history_of, topic_of, under_the_id_of
 
 from agents.runtime.records import Record
 from agents.sink.fold import fold
@@ -253,6 +253,42 @@ def test_a_second_request_that_was_neither_run_nor_refused_is_seen() -> None:
     other = messages[0].model_copy(update={"message_id": type(messages[0].message_id)(int=2)})
     evidence = replace(clean(), records=[*records_of([*messages, other]), POISON])
     assert "used_ids_are_refused" in check(evidence)
+
+
+def refused(messages: list[AgentMessage[Any]], message: AgentMessage[Any]) -> Evidence:
+    """As if the router had said of ``message`` that its correlation id is taken."""
+    records = [*records_of(messages), POISON]
+    origin = next(r for r in records if r.value == message.to_bytes())
+    letter = {
+        "origin_topic": origin.topic,
+        "origin_partition": origin.partition,
+        "origin_offset": origin.offset,
+        "role": "router",
+        "code": "correlation_id_in_use",
+        "reason": "",
+        "key": origin.key,
+        "value": origin.value,
+    }
+    evidence = clean()
+    return replace(evidence, records=records, dead_letters=[*evidence.dead_letters, letter])
+
+
+def test_the_verdict_on_a_second_request_may_be_refused() -> None:
+    messages = messages_of_two()
+    second = under_the_id_of(messages, history_of("second", lane=LANE)[:4])
+    assert "poison_is_kept_once" not in check(refused([*messages, *second], second[3]))
+
+
+def test_the_verdict_on_the_request_that_runs_may_not_be_refused() -> None:
+    messages = messages_of_two()
+    second = under_the_id_of(messages, history_of("second", lane=LANE)[:4])
+    assert "poison_is_kept_once" in check(refused([*messages, *second], messages[3]))
+
+
+def test_a_verdict_may_not_be_refused_where_one_request_was_sent() -> None:
+    messages = messages_of_two()
+    unasked = under_the_id_of(messages, history_of("second", lane=LANE)[1:4])
+    assert "poison_is_kept_once" in check(refused([*messages, *unasked], unasked[2]))
 
 
 def test_every_check_is_tested() -> None:

@@ -281,6 +281,15 @@ def outcome(**changes: Any) -> Outcome:
     return Outcome.model_validate(values | changes)
 
 
+def test_a_cancel_ends_the_wait_for_another_attempt_at_once() -> None:
+    execution = Execution()
+    execution.sees(verdict())
+    execution.sees(result(execution.started[0], "failed", retriable=True))
+    execution.sees(command("cancel"))
+    assert (execution.status, execution.steps()) == ("cancelled", {"only": "skipped"})
+    assert execution.next_wakeup is None
+
+
 def test_a_cancel_before_the_verdict_waits_for_it_and_then_names_the_request() -> None:
     execution = Execution()
     execution.sees(command("cancel"))

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections import defaultdict
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -304,6 +305,38 @@ async def test_two_workers_get_the_same_partition_numbers_of_each_topic(
         await eventually(split, "both workers have partitions")
         for each in numbers:
             assert each[topics[0]] == each[topics[1]]
+
+
+async def test_a_worker_that_stands_by_is_ready_also_when_others_have_taken_all_it_had(
+    address: str, lane: str, group: str
+) -> None:
+    topics = tuple(create_topic(address, f"{lane}{name}.v1", partitions=1) for name in ("a", "b"))
+
+    async def handle(_record: Record) -> None: ...
+
+    subscription = Subscription("router", group, topics, handle)
+    # Partitions go to members in the order of their names, which begin with that of the client.
+    late, early = (
+        Worker(replace(config(address), client_id=name), [subscription], drain_timeout=5)
+        for name in ("b", "a")
+    )
+    await late.start()
+    try:
+        await late.wait_assigned(30)
+        assert late._stations[0].consumer._partitions
+        await early.start()
+        await eventually(
+            lambda: bool(early.pulses()) and bool(early._stations[0].consumer._partitions),
+            "the other one has all partitions",
+        )
+        await eventually(lambda: not late.waiting_roles, "the first one stands by")
+        assert not late._stations[0].consumer._partitions
+        await early.stop()
+        await eventually(lambda: bool(late._stations[0].consumer._partitions), "it takes over")
+        await eventually(lambda: not late.waiting_roles, "and is ready")
+    finally:
+        await early.stop()
+        await late.stop()
 
 
 async def test_a_signal_stops_a_worker_gracefully(address: str, topic: str, group: str) -> None:

@@ -77,7 +77,7 @@ def break_down(bench: Bench, executions: int, warm: int) -> tuple[Detail, Detail
     )
     note = (
         f"Per role: {run.rate:.0f} executions/s and {run.total_cpu_ms:.2f} CPU-ms per execution in"
-        f" {len(processes)} processes; records and times are per execution. µs in Postgres:"
+        f" {len(processes)} processes; records and times are per execution. Postgres µs:"
         " of the backends of that role's connections; the rest of it works in the background."
     )
     return roles, statements, [note]

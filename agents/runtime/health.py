@@ -14,6 +14,7 @@ from aiohttp import web
 
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.metrics import Metrics
+from agents.runtime.redaction import redacted
 
 Check = Callable[[], Awaitable[str | None]]
 """Returns what is wrong, in a few words, or ``None``."""
@@ -105,6 +106,6 @@ def _answer(problems: Mapping[str, str | None]) -> web.Response:
     wrong = any(problem is not None for problem in problems.values())
     body = {
         "status": "unavailable" if wrong else "ok",
-        "checks": {name: problem or "ok" for name, problem in problems.items()},
+        "checks": {name: redacted(problem or "ok") for name, problem in problems.items()},
     }
     return web.json_response(body, status=503 if wrong else 200)

@@ -67,6 +67,18 @@ async def test_a_check_that_fails_is_named() -> None:
         assert (await client.get("/livez")).json() == {"status": "ok", "checks": {"live": "ok"}}
 
 
+async def test_a_check_that_fails_tells_no_secret() -> None:
+    async def live() -> str | None:
+        return "cannot reach postgresql://app:hunter22@db/millstream"
+
+    async with (
+        serving("127.0.0.1", 0, metrics=Metrics(), live=live, ready={}) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        answer = (await client.get("/livez")).json()
+    assert answer["checks"]["live"] == "cannot reach postgresql://app:[redacted]@db/millstream"
+
+
 async def test_metrics_are_served_in_the_format_of_prometheus() -> None:
     metrics = Metrics()
     metrics.role("planner").ok = 3

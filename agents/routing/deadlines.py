@@ -36,12 +36,15 @@ def next_wakeup(run: Run, limits: Limits) -> datetime | None:
     """
     if not run.is_open:
         return None
-    moments = [_rounded(due) for _, _, due in _deadlines_of_steps(run, limits)]
-    if not _only_waits_for_steps(run):
-        moments.append(_rounded(run.started_at + limits.execution))
-    if run.status is ExecutionStatus.RUNNING:
-        moments.extend(run.retry_at.values())
-    return min(moments, default=None)
+    due = None if _only_waits_for_steps(run) else run.started_at + limits.execution
+    for _, _, late in _deadlines_of_steps(run, limits):
+        if due is None or late < due:
+            due = late
+    due = None if due is None else due.replace(second=0, microsecond=0) + _GRAIN
+    if run.retry_at and run.status is ExecutionStatus.RUNNING:
+        retry = min(run.retry_at.values())
+        return retry if due is None else min(due, retry)
+    return due
 
 
 def is_over_time(run: Run, now: datetime, limits: Limits) -> bool:
@@ -76,16 +79,13 @@ def _deadlines_of_steps(run: Run, limits: Limits) -> Iterator[tuple[PlanStep, St
     """The steps that wait for an executor's answer, each with the moment when that is late."""
     if run.plan is None:
         return
+    again = run.asked_again_at
     for planned, step in zip(run.plan.steps, run.steps, strict=True):
         if step.status == "running" and step.started_at is not None:
-            asked_at = run.asked_again_at.get(step.step_id, step.started_at)
-            yield planned, step, asked_at + timedelta(seconds=planned.timeout) + limits.answer
+            asked_at = again.get(step.step_id, step.started_at) if again else step.started_at
+            yield planned, step, asked_at + limits.answer + timedelta(seconds=planned.timeout)
 
 
 def _only_waits_for_steps(run: Run) -> bool:
     """Whether nothing is left to be stopped: each step in flight has a deadline of its own."""
     return run.status is ExecutionStatus.CANCELLING and run.request_id is not None
-
-
-def _rounded(moment: datetime) -> datetime:
-    return moment.replace(second=0, microsecond=0) + _GRAIN

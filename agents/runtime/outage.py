@@ -65,8 +65,14 @@ class Outages:
             return
         _log.warning("infrastructure_away", dependency=dependency, noticed_by=who, reason=reason)
 
-    def ends(self, dependency: Dependency, who: str) -> None:
-        """``who`` does not wait for ``dependency`` any more."""
+    def ends(self, dependency: Dependency, who: str, *, is_back: bool = True) -> None:
+        """``who`` does not wait for ``dependency`` any more.
+
+        Args:
+            dependency: What was away.
+            who: As in :meth:`begins`.
+            is_back: Whether it has answered; else the work was taken away, such as by a rebalance.
+        """
         with self._lock:
             self._waiting[dependency].discard(who)
             found = None
@@ -77,7 +83,10 @@ class Outages:
             return
         since, _ = found
         seconds = round((self._clock.now() - since).total_seconds(), 1)
-        _log.warning("infrastructure_back", dependency=dependency, after_seconds=seconds)
+        if is_back:
+            _log.warning("infrastructure_back", dependency=dependency, after_seconds=seconds)
+        else:
+            _log.info("infrastructure_not_needed", dependency=dependency, after_seconds=seconds)
 
     def reason(self, dependency: Dependency) -> str | None:
         """Why ``dependency`` counts as away; ``None`` while it is there."""
@@ -138,12 +147,12 @@ class Outage:
         """One of these is not waited for any more, be it done, or its partition gone."""
         self._handlers -= 1
         if not self._handlers and self._missing:
-            self._clear()
+            self._clear(is_back=False)
 
-    def _clear(self) -> None:
+    def _clear(self, *, is_back: bool = True) -> None:
         self._metrics.handlers_wait = False
         for dependency in sorted(self._missing):
-            self._outages.ends(dependency, self._who)
+            self._outages.ends(dependency, self._who, is_back=is_back)
         self._missing.clear()
 
 

@@ -111,8 +111,10 @@ async def test_work_whose_partition_is_gone_waits_no_more() -> None:
     await waiting.wait()
     await asyncio.sleep(0)
     assert process.outages.reason("postgres") == "away"
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    with capture_logs() as lines:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert [line["event"] for line in lines] == ["infrastructure_not_needed"], "who knows"
     assert process.outages.reason("postgres") is None
     assert not process.planner.is_away
 

@@ -77,6 +77,8 @@ def _of_step(step: StepState) -> str:
     match step.status:
         case "success":
             return f"done{attempts}"
+        case "skipped" if step.failure is not None:  # it waited for another attempt
+            return f"given up{attempts}: {step.failure.reason}"[:10_000]
         case "skipped" | "pending":
             return "not run"
         case status:

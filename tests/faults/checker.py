@@ -31,7 +31,12 @@ _OUTCOME_INDEX: Final = 1000
 _MOST_STEPS: Final = 64
 _INDICES: Final = (*range(_MOST_STEPS), _OUTCOME_INDEX)
 """Which messages a role may write because of one: its own, and the outcome of the runtime."""
-_WORDS_OF_EFFECTS: Final = {"success": "done", "failed": "failed", "unknown": "unknown"}
+_WORDS_OF_EFFECTS: Final = {
+    "success": "done",
+    "failed": "failed",
+    "unknown": "unknown",
+    "skipped": "failed",  # it waited for another attempt when the execution was stopped
+}
 _SHOWN: Final = 12
 
 
@@ -82,6 +87,16 @@ def used_ids_are_refused(_evidence: Evidence, reading: Reading) -> Iterator[str]
             yield f"{execution} ran for {len(run)} requests"
         if lost := requests - run - reading.refused.get(execution, set()):
             yield f"{execution}: request {min(lost)} was neither run nor refused"
+
+
+def history_shows_what_ran(evidence: Evidence, reading: Reading) -> Iterator[str]:
+    """The request and the plan of an execution are those that its newest state names."""
+    for row in evidence.executions:
+        if states := reading.states.get(row["correlation_id"]):
+            newest = states[-1].payload
+            for name in ("request_id", "plan_id", "plan_hash"):
+                if row[name] != (named := getattr(newest, name)):
+                    yield f"{row['correlation_id']}: {name} is {row[name]}, the state says {named}"
 
 
 def events_equal_topics(evidence: Evidence, reading: Reading) -> Iterator[str]:
@@ -236,7 +251,7 @@ def effects_happen_once(evidence: Evidence, reading: Reading) -> Iterator[str]:
             times = evidence.calls.get(_key(message), 0)
             if times > 1:
                 yield f"{what} took effect {times} times"
-            elif (end, times) in {("success", 0), ("failed", 1)}:
+            elif (end, times) in {("success", 0), ("failed", 1), ("skipped", 1)}:
                 yield f"{what} ended as {end} and took effect {times} times"
 
 
@@ -312,6 +327,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     for each in (
         one_terminal_state,
         used_ids_are_refused,
+        history_shows_what_ran,
         events_equal_topics,
         repetitions_are_identical,
         chain_is_complete,

@@ -156,6 +156,10 @@ TAMPERINGS: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
         "one_terminal_state",
         lambda e: replace(e, runs=[{"correlation_id": 1, "status": "running", "is_open": True}]),
     ),
+    "the plan of a request that was refused": (
+        "history_shows_what_ran",
+        lambda e: replace(e, executions=changed(e.executions, plan_id=TOPIC_ID)),
+    ),
     "an event that history lacks": (
         "events_equal_topics",
         lambda e: replace(e, events=e.events[1:]),
@@ -253,6 +257,33 @@ def test_a_second_request_that_was_neither_run_nor_refused_is_seen() -> None:
     other = messages[0].model_copy(update={"message_id": type(messages[0].message_id)(int=2)})
     evidence = replace(clean(), records=[*records_of([*messages, other]), POISON])
     assert "used_ids_are_refused" in check(evidence)
+
+
+def test_a_step_that_waited_for_another_attempt_when_all_was_stopped_had_no_effect() -> None:
+    messages = [
+        m.model_copy(
+            update={
+                "payload": m.payload.model_copy(
+                    update={
+                        "steps": tuple(
+                            s.model_copy(update={"status": "skipped"}) for s in m.payload.steps
+                        )
+                    }
+                )
+            }
+        )
+        if isinstance(m.payload, ExecutionState)
+        else m
+        for m in messages_of_two()
+    ]
+    evidence = clean()
+    stopped = replace(
+        evidence,
+        records=[*records_of(messages), POISON],
+        effects=[{**each, "status": "failed"} for each in evidence.effects],
+    )
+    assert "effects_happen_once" not in check(replace(stopped, calls={}))
+    assert "effects_happen_once" in check(stopped)
 
 
 def refused(messages: list[AgentMessage[Any]], message: AgentMessage[Any]) -> Evidence:

@@ -81,6 +81,17 @@ async def test_a_cancel_in_the_middle_tells_what_was_done() -> None:
     assert made.summary == "Cancelled, 1 of 2 steps done. by ann"
 
 
+async def test_a_step_that_was_not_tried_again_tells_why_it_failed() -> None:
+    failure = Failure(code="transient", reason="it answered 503", retriable=True)
+    given_up = DONE.model_copy(update={"status": "skipped", "failure": failure})
+    made = await reported(state("failed", given_up, SKIPPED, reason="another step failed"))
+    assert made is not None
+    assert [entry.summary for entry in made.timeline] == [
+        "given up after 2 attempts: it answered 503",
+        "not run",
+    ]
+
+
 async def test_a_failed_step_tells_its_reason() -> None:
     failed = DONE.model_copy(
         update={"status": "failed", "failure": Failure(code="timeout", reason="no answer in 30 s")}

@@ -1,8 +1,13 @@
 """A consumer that reads batches from positions which its caller keeps.
 
-For readers that store their positions themselves, together with what they have read. Partitions
-that the group assigns stay paused until :meth:`BatchConsumer.start` says where to begin. All calls
+For readers that store their positions themselves, together with what they have read. Of what the
+group assigns nothing is fetched until :meth:`BatchConsumer.start` says where to begin. All calls
 belong to one thread: librdkafka may block for good when a consumer is called from a second one.
+
+Nothing is ever paused. A pause or resume takes its number in the calling thread, a change of the
+assignment in librdkafka's own, and of two for one partition that are made at the same time the
+lower number is dropped if it is carried out last: the partition stays stopped, or paused, for good
+and without a word (confluentinc/librdkafka#5591). Assignments alone are all made in one thread.
 """
 
 import logging
@@ -106,12 +111,11 @@ class BatchConsumer:
             for (topic, partition), offset in positions.items()
         ]
         self._consumer.assign(partitions)
-        # A pause outlives an assignment.
-        self._consumer.resume(partitions)
 
     def pause(self) -> None:
         """Read nothing until the next :meth:`start`; polling keeps the membership alive."""
-        self._consumer.pause([confluent_kafka.TopicPartition(*each) for each in self._assignment])
+        if self._assignment:
+            self._consumer.assign([])
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Tell the broker how far we are, for those who watch the lag; nobody waits for it.
@@ -146,11 +150,9 @@ class BatchConsumer:
     def _assigned(
         self, consumer: confluent_kafka.Consumer, parts: list[confluent_kafka.TopicPartition]
     ) -> None:
-        # From an offset that is given, be it any: librdkafka would look for a committed one else,
-        # and its answer may come after `start` and put the first offset in place of ours.
-        held = [confluent_kafka.TopicPartition(each.topic, each.partition, 0) for each in parts]
-        consumer.assign(held)
-        consumer.pause(held)
+        # To the group they are ours, whatever the client fetches; without this call it would assign
+        # them by itself, and begin where the group's committed offsets are.
+        consumer.assign([])
         self._assignment = frozenset((each.topic, each.partition) for each in parts)
         self._generation += 1
 

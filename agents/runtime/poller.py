@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError
 
 from agents.runtime.commits import Commits
 from agents.runtime.kafka import ConsumerFatalError, is_fatal, record_of
+from agents.runtime.pauses import Pauses
 from agents.runtime.records import Record, TopicPartition
 from agents.runtime.window import Batch, PartitionWindow
 
@@ -100,8 +101,8 @@ class Poller:
         # Everything below belongs to the thread.
         self._windows: dict[TopicPartition, PartitionWindow] = {}
         self._epoch = 0
-        self._new: list[PartitionWindow] = []
         self._commits: Commits
+        self._pauses: Pauses
         self._told_closed = False
         self._fatal: KafkaError | None = None
         self._consumer: confluent_kafka.Consumer
@@ -144,6 +145,7 @@ class Poller:
                 {**self._settings, "on_commit": self._commit_answered}
             )
             self._commits = Commits(self._consumer, self._windows)
+            self._pauses = Pauses(self._consumer, self._windows)
             try:
                 self._consumer.subscribe(
                     topics,
@@ -177,7 +179,6 @@ class Poller:
         self._read()
         if self._fatal is not None:
             raise ConsumerFatalError(self._fatal.str())
-        self._resume_new()
         self._collect_finished()
         self._commits.send_if_due()
         if self._delivering:
@@ -188,7 +189,7 @@ class Poller:
             ]
             if batches:
                 self._call_loop(self._listener.on_batches, batches)
-        self._pause_and_resume()
+        self._pauses.adjust()
         windows = self._windows.values()
         self.is_busy = any(window.busy for window in windows)
         self.uncommitted = sum(window.uncommitted for window in windows)
@@ -241,26 +242,6 @@ class Poller:
             if window is not None and window.epoch == epoch:
                 window.finished = next_offset
 
-    def _pause_and_resume(self) -> None:
-        """Stop fetching partitions whose backlog is full, go on with those that have room."""
-        pause = [w for w in self._windows.values() if not w.paused and w.overfull]
-        resume = [w for w in self._windows.values() if w.paused and w.drained]
-        if pause:
-            self._consumer.pause([confluent_kafka.TopicPartition(*w.partition) for w in pause])
-        if resume:
-            self._consumer.resume([confluent_kafka.TopicPartition(*w.partition) for w in resume])
-        for window in pause:
-            window.paused = True
-        for window in resume:
-            window.paused = False
-
-    def _resume_new(self) -> None:
-        """Undo pauses from an earlier assignment: librdkafka keeps them over a new one."""
-        new = [window for window in self._new if self._windows.get(window.partition) is window]
-        self._new.clear()
-        if new:
-            self._consumer.resume([confluent_kafka.TopicPartition(*w.partition) for w in new])
-
     def _commit_answered(
         self, error: KafkaError | None, offsets: list[confluent_kafka.TopicPartition]
     ) -> None:
@@ -280,7 +261,7 @@ class Poller:
                 partition, self._epoch, limit=self._window, backlog_bytes=_BACKLOG_BYTES
             )
             self._windows[partition] = window
-            self._new.append(window)
+        self._pauses.rebalanced()
         self._call_loop(self._listener.on_assigned, added, frozenset(self._windows))
 
     def _revoked(
@@ -310,6 +291,7 @@ class Poller:
         self._call_loop(self._listener.on_lost, partitions)
 
     def _forget(self, partitions: frozenset[TopicPartition]) -> None:
+        self._pauses.leave(partitions)
         for partition in partitions:
             self._windows.pop(partition, None)
 

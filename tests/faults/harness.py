@@ -33,7 +33,8 @@ from ops.topic_changes import ensure_topics
 
 SESSION_SECONDS: Final = 4
 """After so long without a sign of life the group gives a process up."""
-_PARTITIONS: Final = 3
+PARTITIONS: Final = 3
+"""How many every topic has."""
 _STEP_TIMEOUT: Final = "4s"
 _START_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.05
@@ -97,7 +98,7 @@ class Servers:
     def _write_declarations(self) -> None:
         """Those of the product, but with fewer partitions and less patience with a step."""
         topics = (ROOT / "topics.yaml").read_text()
-        topics, replaced = re.subn(r"partitions: \d+", f"partitions: {_PARTITIONS}", topics)
+        topics, replaced = re.subn(r"partitions: \d+", f"partitions: {PARTITIONS}", topics)
         assert replaced
         self.topics_file.write_text(topics)
         yaml = YAML()

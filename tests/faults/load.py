@@ -11,12 +11,15 @@ from uuid import UUID
 import confluent_kafka
 import httpx
 from faults.evidence import SINK_TOPICS
+from faults.harness import PARTITIONS
 
 from schemas.identity import uuid_of
 
 _REQUESTS: Final = "millstream.requests.v1"
 _DEAD_LETTERS: Final = "millstream.dead-letters.v1"
 _POISONED: Final = tuple(name for name in SINK_TOPICS if name != _DEAD_LETTERS)
+_ANY: Final = -1
+"""The partition that the client chooses."""
 _SERVICES: Final = ("checkout", "payments", "search", "inventory", "web")
 _PARALLEL: Final[list[dict[str, Any]]] = [
     {
@@ -90,9 +93,12 @@ class Load:
         self._producer.poll(0)
 
     def ask_for(self, count: int, text: str = "restart checkout in staging") -> None:
-        """Produce ``count`` plain requests and wait until the broker has them."""
-        for _ in range(count):
-            self._submit({"text": text})
+        """Produce ``count`` plain requests and wait until the broker has them.
+
+        Each partition gets as many, so that a scenario that needs some in each has them.
+        """
+        for number in range(count):
+            self._submit({"text": text}, partition=number % PARTITIONS)
         self.flush()
 
     def flush(self) -> None:
@@ -159,7 +165,9 @@ class Load:
             answer = httpx.post(f"{self._playground_url}/faults", json=body, trust_env=False)
             answer.raise_for_status()
 
-    def _submit(self, body: Body, *, correlation_id: str | None = None) -> None:
+    def _submit(
+        self, body: Body, *, correlation_id: str | None = None, partition: int = _ANY
+    ) -> None:
         number = len(self._sent)
         body = {
             **body,
@@ -174,7 +182,14 @@ class Load:
                 with self._lock:
                     self._submitted.add(execution)
 
-        self._produce(_REQUESTS, None, json.dumps(body).encode(), confirmed)
+        self._produce(_REQUESTS, None, json.dumps(body).encode(), confirmed, partition)
 
-    def _produce(self, topic: str, key: bytes | None, value: bytes, confirmed: Any = None) -> None:
-        self._producer.produce(self._lane + topic, value, key, on_delivery=confirmed)
+    def _produce(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        confirmed: Any = None,
+        partition: int = _ANY,
+    ) -> None:
+        self._producer.produce(self._lane + topic, value, key, partition, on_delivery=confirmed)

@@ -1,12 +1,16 @@
 """Deliberate mistakes, each put into the product from outside, to prove that the checker sees them.
 
-And slowness: conditions under which a mistake shows, and which a right program survives.
+And what is stuck: conditions under which a mistake shows, and which a right program survives.
+A process that makes a mistake, or is held up by a condition, says so in its log where a scenario
+has to know.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 from uuid import uuid4
+
+import structlog
 
 from agents.runtime import delivery
 from agents.runtime.context import Context
@@ -19,7 +23,11 @@ from agents.runtime.records import Record
 from agents.sink.batch import Batch
 from agents.sink.store import Claim, Store
 
-_SLOW_SECONDS: Final = 1.5
+HELD: Final = "planted_held"
+ACKED_ANYWAY: Final = "planted_acked_anyway"
+WRITTEN_UNFENCED: Final = "planted_written_unfenced"
+
+_log = structlog.get_logger(__name__)
 
 
 def _ack_before_delivery() -> None:
@@ -66,7 +74,8 @@ def _ack_on_exception() -> None:
         try:
             await deliver(*record)
         except InfrastructureError:
-            return
+            role = deliver.__self__  # type: ignore[attr-defined]  # it is a bound method
+            _log.warning(ACKED_ANYWAY, role=role.spec.name)
 
     delivery.patiently = once  # that is the mistake
 
@@ -122,6 +131,7 @@ def _no_fence() -> None:
             (self._lane,),
         ).fetchall()
         write(self, batch, {(topic, part): Claim(epoch, 0) for topic, part, epoch in epochs})
+        _log.warning(WRITTEN_UNFENCED)
 
     Store.write = unfenced  # type: ignore[method-assign, assignment]  # that is the mistake
 
@@ -137,27 +147,31 @@ def _offsets_outside_the_transaction() -> None:
     Store.write = split  # type: ignore[method-assign]  # that is the mistake
 
 
-def _slow_broker() -> None:
-    """What is produced is taken and confirmed only after a while."""
-    send_all = Producer.send_all
+async def _hold() -> None:
+    """Never return."""
+    _log.warning(HELD)
+    await asyncio.Event().wait()
 
-    async def send(self: Producer, messages: Iterable[Outgoing]) -> None:
-        await asyncio.sleep(_SLOW_SECONDS)
-        await send_all(self, messages)
+
+def _stuck_broker() -> None:
+    """What is produced is never taken."""
+
+    async def send(_self: Producer, _messages: Iterable[Outgoing]) -> None:
+        await _hold()
 
     Producer.send_all = send  # type: ignore[method-assign]  # the condition, not a mistake
 
 
-def _slow_for_some() -> None:
-    """Every third record takes long, so that later ones are done before it."""
+def _stuck_for_some() -> None:
+    """The first record of each partition and every third one after it are never done."""
     deliver = delivery.Delivery.__call__
 
-    async def slowly(self: delivery.Delivery, record: Record) -> None:
+    async def stuck(self: delivery.Delivery, record: Record) -> None:
         if record.offset % 3 == 0:
-            await asyncio.sleep(_SLOW_SECONDS)
+            await _hold()
         await deliver(self, record)
 
-    delivery.Delivery.__call__ = slowly  # type: ignore[method-assign]  # the condition, no mistake
+    delivery.Delivery.__call__ = stuck  # type: ignore[method-assign]  # the condition, no mistake
 
 
 MISTAKES: Final[dict[str, Callable[[], None]]] = {
@@ -173,7 +187,7 @@ MISTAKES: Final[dict[str, Callable[[], None]]] = {
 """By name, what plants it."""
 
 CONDITIONS: Final[dict[str, Callable[[], None]]] = {
-    "slow-broker": _slow_broker,
-    "slow-for-some": _slow_for_some,
+    "stuck-broker": _stuck_broker,
+    "stuck-for-some": _stuck_for_some,
 }
 """By name, what brings it about; set up before a mistake is planted."""

@@ -29,7 +29,7 @@ def faults_after(
 ) -> dict[str, list[str]]:
     load = Load(pipeline.servers.kafka.bootstrap_servers, pipeline.lane, seed=1)
     mistake = ("--mistake", planted.mistake) if with_mistake else ()
-    planted.play(Scene(pipeline, load, (*planted.condition, *mistake)))
+    planted.play(Scene(pipeline, load, mistake))
     observer = Observer(pipeline.place)
     at_rest = observer.wait_until_at_rest(REST_SECONDS)
     faults = check(observer.collect(load.submitted))

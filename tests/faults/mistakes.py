@@ -17,6 +17,7 @@ from agents.runtime.context import Context
 from agents.runtime.errors import InfrastructureError
 from agents.runtime.kafka import Outgoing, Producer
 from agents.runtime.ledger.postgres import PostgresLedger
+from agents.runtime.outage import Outage
 from agents.runtime.pool import KeyedPool
 from agents.runtime.ports import EffectClaim, OutboxRow
 from agents.runtime.records import Record
@@ -70,12 +71,11 @@ def _ack_out_of_order() -> None:
 def _ack_on_exception() -> None:
     """What fails because the database is away counts as done."""
 
-    async def once(deliver: Callable[..., Awaitable[None]], *record: Any, **_: Any) -> None:
+    async def once(deliver: Callable[[], Awaitable[None]], *, outage: Outage, **_: Any) -> None:
         try:
-            await deliver(*record)
+            await deliver()
         except InfrastructureError:
-            role = deliver.__self__  # type: ignore[attr-defined]  # it is a bound method
-            _log.warning(ACKED_ANYWAY, role=role.spec.name)
+            _log.warning(ACKED_ANYWAY, role=outage._who)
 
     delivery.patiently = once  # that is the mistake
 

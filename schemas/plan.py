@@ -104,6 +104,8 @@ class Intent(Payload):
     brought its own plan.
     """
 
+    schema_version: ClassVar[int] = 2
+
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -129,6 +131,8 @@ class Intent(Payload):
     """The message id of the request that this execution belongs to."""
     title: Text
     requester: Name
+    groups: tuple[Name, ...] = ()
+    """The requester's groups, as far as the intake topic's ACL can be trusted to say."""
     actions: tuple[IntendedAction, ...] = ()
     steps: Annotated[tuple[PlannedStep, ...], Field(max_length=MAX_STEPS)] = ()
     parser: Literal["rules", "plan", "model"]
@@ -170,6 +174,8 @@ class Plan(Payload):
     request_id: UUID
     title: Text
     requester: Name
+    groups: tuple[Name, ...] = ()
+    """The requester's groups."""
     steps: Annotated[tuple[PlanStep, ...], Field(min_length=1, max_length=MAX_STEPS)]
     cost: CostEstimate
     plan_hash: Sha256

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import ConfigDict, model_validator
 
 from schemas.approval import Obligation
-from schemas.base import Code, Model, Name, Payload, StepId, Text
+from schemas.base import Code, Model, Name, Payload, Sha256, StepId, Text, UtcDatetime
 from schemas.plan import Plan
 
 Decision = Literal["approved", "needs_approval", "denied"]
@@ -77,6 +77,13 @@ class Verdict(Payload):
     obligations: tuple[Obligation, ...] = ()
     """For ``needs_approval``: who must approve before it is judged again. Those that the plan's
     approvals meet already may be among them."""
+    policies: tuple[Name, ...] = ()
+    """The ids of the policies that spoke, for or against."""
+    policy_set: Sha256 | None = None
+    """The digest of all policies that were in force."""
+    evaluated_at: UtcDatetime | None = None
+    """The moment that the policies saw: judged again for that moment by the same policies, the
+    plan gets the same decision."""
 
     @model_validator(mode="after")
     def _a_refusal_says_why(self) -> Self:

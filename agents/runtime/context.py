@@ -10,7 +10,7 @@ from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.metrics import Metrics
-from agents.runtime.ports import Clock, Ledger
+from agents.runtime.ports import Clock, Ledger, NoPolicies, Policies
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
 from schemas import AgentMessage, Payload, compose
@@ -32,6 +32,7 @@ class Services:
     random: Random = field(default_factory=Random)
     breakers: Breakers = field(default_factory=lambda: Breakers(SystemClock()))
     metrics: Metrics = field(default_factory=Metrics)
+    policies: Policies = field(default_factory=NoPolicies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,11 @@ class Context:
     def ledger(self) -> Ledger:
         """The roles' durable state."""
         return self.services.ledger
+
+    @property
+    def policies(self) -> Policies:
+        """What decides whether a plan may run."""
+        return self.services.policies
 
     @property
     def settings(self) -> Settings:

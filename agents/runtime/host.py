@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from agents.runtime.ledger.postgres import PostgresLedger
 from agents.runtime.metrics import Metrics
 from agents.runtime.outage import START, Outage, Outages, patiently
 from agents.runtime.overseer import overseeing
-from agents.runtime.ports import OutboxRow
+from agents.runtime.ports import NoPolicies, OutboxRow, Policies
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
@@ -61,6 +61,7 @@ class Declarations:
 
     topology: Topology
     catalogue: Catalogue
+    policies: Policies = field(default_factory=NoPolicies)
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -163,6 +164,7 @@ async def hosting(
             breakers=breakers,
             metrics=metrics,
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
+            policies=declarations.policies,
         )
         writers = partial(
             DeadLetterWriter,
@@ -202,7 +204,8 @@ async def hosting(
                 _check(checking, worker, settings.broker_check), name="broker-check"
             )
         )
-        stack.push_async_callback(_cancel, tickers)
+        following = asyncio.create_task(_follow(services, worker), name="policies")
+        stack.push_async_callback(_cancel, [*tickers, following])
         yield worker
 
 
@@ -344,6 +347,13 @@ async def _check(checking: BrokerCheck, worker: Worker, period: float) -> None:
     try:
         await checking.run(period)
     except Exception as error:  # noqa: BLE001  # whatever ends the check ends the worker
+        worker.crash(error)
+
+
+async def _follow(services: Services, worker: Worker) -> None:
+    try:
+        await services.policies.follow(services.clock)
+    except Exception as error:  # noqa: BLE001  # policies that nobody follows end the worker
         worker.crash(error)
 
 

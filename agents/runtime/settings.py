@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     """The prefix of every topic and group; empty for production, else it ends in a dot."""
     topics_file: Path = ROOT / "topics.yaml"
     actions_file: Path = ROOT / "actions.yaml"
+    policies_folder: Path = ROOT / "ops" / "policies"
+    """Where the Cedar policies are that every plan is judged by."""
+    policies_poll: Annotated[float, Field(gt=0)] = 3.0
+    """How often a worker looks whether the policies have changed."""
+    policies_time_zone: str = "UTC"
+    """Where it is the time that policies see, such as ``Europe/Zurich``."""
     replication_factor: Annotated[int, Field(ge=1)] | None = None
     """Overrides the one that topics.yaml declares."""
     window: Annotated[int, Field(ge=1)] = 1000

@@ -10,7 +10,7 @@ from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue, load_catalogue
 from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
-from agents.runtime.ports import Ledger
+from agents.runtime.ports import Ledger, NoPolicies, Policies
 from agents.runtime.settings import ROOT, Settings
 from agents.runtime.topology import Topology, load_topology
 from schemas import AgentMessage, Payload, compose
@@ -84,8 +84,12 @@ def fake_services(
     ledger: Ledger | None = None,
     clock: ManualClock | None = None,
     settings: Settings | None = None,
+    policies: Policies | None = None,
 ) -> Services:
-    """Services that touch nothing outside; the catalogue is the shipped one unless given."""
+    """Services that touch nothing outside; the catalogue is the shipped one unless given.
+
+    Without policies nothing may run.
+    """
     clock = ManualClock() if clock is None else clock
     return Services(
         settings=Settings() if settings is None else settings,
@@ -95,6 +99,7 @@ def fake_services(
         clock=clock,
         breakers=Breakers(clock),
         random=random.Random(0),  # noqa: S311  # a test wants the same numbers each time
+        policies=NoPolicies() if policies is None else policies,
     )
 
 

@@ -12,7 +12,7 @@ from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import ActionSpec, Catalogue
 from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
-from agents.runtime.ports import Clock, Ledger
+from agents.runtime.ports import Clock, Ledger, NoPolicies, Policies
 from agents.runtime.roles import Handler, spec_of
 from agents.runtime.settings import Settings
 from agents.runtime.testing import shipped_topology
@@ -60,6 +60,7 @@ class Rig:
     actions: tuple[ActionSpec, ...]
     settings: Settings = field(default_factory=Settings)
     clock: Clock = field(default_factory=RecordingClock)
+    policies: Policies = field(default_factory=NoPolicies)
     ledger: Ledger = field(init=False)
     breakers: Breakers = field(init=False)
 
@@ -82,6 +83,7 @@ class Rig:
             ledger=self.ledger,
             clock=self.clock,
             breakers=self.breakers,
+            policies=self.policies,
         )
 
     def hosted(self, function: Callable[..., Any]) -> AbstractAsyncContextManager[Handler]:

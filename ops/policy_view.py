@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from agents.policies import Judge
+from agents.runtime.assessment import Assessment
 from agents.runtime.errors import PermanentError
-from agents.runtime.ports import Assessment
 from ops import render
 from ops.timeline import Timeline
 from schemas import Obligation, Reason, Verdict, unmet

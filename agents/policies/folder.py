@@ -21,17 +21,18 @@ from agents.policies.policy_set import (
     read_sources,
 )
 from agents.policies.schema import schema_of
+from agents.runtime.assessment import Assessment
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.declarations import DeclarationError
 from agents.runtime.errors import ConfigurationError
-from agents.runtime.ports import Assessment, Clock
+from agents.runtime.ports import Clock
 from schemas import Plan, Step
 
 _log = structlog.get_logger(__name__)
 
 
 class PolicyFolder:
-    """Implements :class:`agents.runtime.ports.Policies` with a folder of Cedar files.
+    """Implements :class:`agents.runtime.assessment.Policies` with a folder of Cedar files.
 
     Args:
         folder: Where they are.
@@ -62,17 +63,17 @@ class PolicyFolder:
         return self._judge.policies
 
     def judge(self, plan: Plan, *, tenant: str, lane: str, moment: datetime) -> Assessment:
-        """See :meth:`agents.runtime.ports.Policies.judge`."""
+        """See :meth:`agents.runtime.assessment.Policies.judge`."""
         return self._judge.judge(plan, tenant=tenant, lane=lane, moment=moment)
 
     def judge_step(
         self, plan: Plan, step: Step, *, tenant: str, lane: str, moment: datetime
     ) -> Assessment:
-        """See :meth:`agents.runtime.ports.Policies.judge_step`."""
+        """See :meth:`agents.runtime.assessment.Policies.judge_step`."""
         return self._judge.judge_step(plan, step, tenant=tenant, lane=lane, moment=moment)
 
     async def follow(self, clock: Clock) -> NoReturn:
-        """See :meth:`agents.runtime.ports.Policies.follow`."""
+        """See :meth:`agents.runtime.assessment.Policies.follow`."""
         while True:
             await clock.sleep(self._poll)
             # Reading and checking take milliseconds that handlers shall not wait for.

@@ -11,9 +11,9 @@ from agents.policies.policy import Policy
 from agents.policies.policy_set import NO_PERMIT, PolicySet
 from agents.policies.questions import Asker, Target, approvals_by_others, name_of
 from agents.policies.rules import APPROVAL, objections_to, obligations_of
+from agents.runtime.assessment import Assessment
 from agents.runtime.catalogue import ActionSpec, Catalogue
 from agents.runtime.errors import PermanentError
-from agents.runtime.ports import Assessment
 from schemas import Obligation, Plan, PlanStep, Reason, Step, unmet
 from schemas.verdict import Decision
 
@@ -37,13 +37,13 @@ class Judge:
         self.policies = policies
 
     def judge(self, plan: Plan, *, tenant: str, lane: str, moment: datetime) -> Assessment:
-        """Whether ``plan`` may run; see :meth:`agents.runtime.ports.Policies.judge`."""
+        """Whether ``plan`` may run; see :meth:`agents.runtime.assessment.Policies.judge`."""
         return self._judge(plan, plan.steps, tenant, lane, moment, resolved=False)
 
     def judge_step(
         self, plan: Plan, step: Step, *, tenant: str, lane: str, moment: datetime
     ) -> Assessment:
-        """Whether one step may run; see :meth:`agents.runtime.ports.Policies.judge_step`."""
+        """Whether one step may run; see :meth:`agents.runtime.assessment.Policies.judge_step`."""
         planned = next((each for each in plan.steps if each.step_id == step.step_id), None)
         if planned is None or planned.action != step.action:
             raise PermanentError(

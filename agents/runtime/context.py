@@ -6,11 +6,12 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.metrics import Metrics
-from agents.runtime.ports import Clock, Ledger, NoPolicies, Policies
+from agents.runtime.ports import Clock, Ledger
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
 from schemas import AgentMessage, Payload, compose

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from agents.runtime import redaction
+from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.broker_check import BrokerCheck
 from agents.runtime.catalogue import Catalogue
@@ -33,7 +34,7 @@ from agents.runtime.ledger.postgres import PostgresLedger
 from agents.runtime.metrics import Metrics
 from agents.runtime.outage import START, Outage, Outages, patiently
 from agents.runtime.overseer import overseeing
-from agents.runtime.ports import NoPolicies, OutboxRow, Policies
+from agents.runtime.ports import OutboxRow
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of

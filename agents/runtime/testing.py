@@ -6,11 +6,12 @@ from functools import cache
 from typing import Any, Final
 from uuid import UUID, uuid5
 
+from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue, load_catalogue
 from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
-from agents.runtime.ports import Ledger, NoPolicies, Policies
+from agents.runtime.ports import Ledger
 from agents.runtime.settings import ROOT, Settings
 from agents.runtime.topology import Topology, load_topology
 from schemas import AgentMessage, Payload, compose

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 from agents.policies import Judge, schema_of
 from agents.policies.policy_set import SourceFile, compile_policies
+from agents.runtime.assessment import Assessment
 from agents.runtime.catalogue import ActionSpec, Catalogue, load_catalogue
-from agents.runtime.ports import Assessment
 from agents.runtime.settings import ROOT
 from schemas import Approval, CostEstimate, Plan, PlanStep
 

@@ -8,11 +8,12 @@ from uuid import UUID, uuid4
 
 from support.clocks import RecordingClock
 
+from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import ActionSpec, Catalogue
 from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
-from agents.runtime.ports import Clock, Ledger, NoPolicies, Policies
+from agents.runtime.ports import Clock, Ledger
 from agents.runtime.roles import Handler, spec_of
 from agents.runtime.settings import Settings
 from agents.runtime.testing import shipped_topology

@@ -14,6 +14,7 @@ from support.clocks import RecordingClock
 from support.ledgers import advance, moves
 from support.steps import Assignment, Rig, action
 
+from agents.runtime.assessment import Assessment, NoPolicies
 from agents.runtime.effects import EffectPolicy
 from agents.runtime.errors import (
     ConfigurationError,
@@ -26,7 +27,7 @@ from agents.runtime.errors import (
 )
 from agents.runtime.execution import Job, executor, executor_of
 from agents.runtime.outcomes import MAX_OUTPUT, UnusableAnswerError
-from agents.runtime.ports import Assessment, Clock, EffectClaim, NoPolicies
+from agents.runtime.ports import Clock, EffectClaim
 from agents.runtime.roles import spec_of
 from agents.runtime.settings import Settings
 from schemas import AgentMessage, JsonObject, Plan, Reason, Step, StepResult

@@ -27,7 +27,7 @@ from agents.policies.cedar import Engine, Question, parse_policy
 from agents.policies.interest import Interest
 from agents.policies.questions import Asker
 from agents.policies.schema import schema_of
-from agents.runtime.ports import Assessment
+from agents.runtime.assessment import Assessment
 from schemas import Obligation, Plan, PlanStep
 
 SET = PolicyFolder(FOLDER, SHIPPED)

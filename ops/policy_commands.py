@@ -124,7 +124,8 @@ def _load(policies: Path | None, actions_file: Path | None) -> _Loaded:
     folder = policies or settings.policies_folder
     catalogue = _catalogue(settings, actions_file)
     zone = zone_of(settings.policies_time_zone)
-    judge = Judge(catalogue, load_policies(folder, schema_of(catalogue), zone))
+    policies_in_force = load_policies(folder, schema_of(catalogue), zone)
+    judge = Judge(catalogue, policies_in_force, settings.approval_ttl)
     return _Loaded(settings, folder, catalogue, judge)
 
 

@@ -90,6 +90,7 @@ def load_policies(settings: Settings, catalogue: Catalogue) -> PolicyFolder:
         catalogue,
         time_zone=settings.policies_time_zone,
         poll=settings.policies_poll,
+        approval_ttl=settings.approval_ttl,
     )
 
 

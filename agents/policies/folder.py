@@ -5,14 +5,14 @@ stays in force.
 """
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 
-from agents.policies.judging import Judge
+from agents.policies.judging import APPROVAL_TTL, Judge
 from agents.policies.policy_set import (
     PolicySet,
     compile_policies,
@@ -39,6 +39,7 @@ class PolicyFolder:
         catalogue: What they are about.
         time_zone: Where it is the time that they see, such as ``Europe/Zurich``.
         poll: Seconds between two looks at the folder.
+        approval_ttl: How long approval is waited for where a policy does not say.
 
     Raises:
         DeclarationError: The policies are not sound; all problems are named, with their lines.
@@ -46,16 +47,23 @@ class PolicyFolder:
     """
 
     def __init__(
-        self, folder: Path, catalogue: Catalogue, *, time_zone: str = "UTC", poll: float = 3.0
+        self,
+        folder: Path,
+        catalogue: Catalogue,
+        *,
+        time_zone: str = "UTC",
+        poll: float = 3.0,
+        approval_ttl: timedelta = APPROVAL_TTL,
     ) -> None:
         self._folder = folder
         self._catalogue = catalogue
         self._zone = zone_of(time_zone)
         self._poll = poll
+        self._approval_ttl = approval_ttl
         self._schema = schema_of(catalogue)
         self._refused: str | None = None
         """The problems that were said last."""
-        self._judge = Judge(catalogue, load_policies(folder, self._schema, self._zone))
+        self._judge = self._judge_by(load_policies(folder, self._schema, self._zone))
 
     @property
     def policies(self) -> PolicySet:
@@ -79,6 +87,9 @@ class PolicyFolder:
             # Reading and checking take milliseconds that handlers shall not wait for.
             self._take(await asyncio.to_thread(self._look))
 
+    def _judge_by(self, policies: PolicySet) -> Judge:
+        return Judge(self._catalogue, policies, self._approval_ttl)
+
     def _look(self) -> PolicySet | DeclarationError | None:
         """What the folder holds now; ``None`` where that is what is in force."""
         try:
@@ -101,7 +112,7 @@ class PolicyFolder:
             return
         self._refused = None
         if found is not None:
-            self._judge = Judge(self._catalogue, found)
+            self._judge = self._judge_by(found)
             _log.info("policies_loaded", policies=len(found.policies), digest=found.digest[:12])
 
 

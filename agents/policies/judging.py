@@ -5,7 +5,8 @@ Pure: the moment is an argument, so the same plan at the same moment is judged t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from agents.policies.policy import Policy
 from agents.policies.policy_set import NO_PERMIT, PolicySet
@@ -29,11 +30,23 @@ class _Findings:
     spoke: set[str] = field(default_factory=set)
 
 
-class Judge:
-    """Judges plans by one catalogue and one set of policies."""
+APPROVAL_TTL: Final = timedelta(hours=1)
 
-    def __init__(self, catalogue: Catalogue, policies: PolicySet) -> None:
+
+class Judge:
+    """Judges plans by one catalogue and one set of policies.
+
+    Args:
+        catalogue: The catalogue in use.
+        policies: Those that are in force.
+        approval_ttl: How long approval is waited for where a policy does not say.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, policies: PolicySet, approval_ttl: timedelta = APPROVAL_TTL
+    ) -> None:
         self._catalogue = catalogue
+        self._approval_seconds = approval_ttl.total_seconds()
         self.policies = policies
 
     def judge(self, plan: Plan, *, tenant: str, lane: str, moment: datetime) -> Assessment:
@@ -77,7 +90,7 @@ class Judge:
             )
             found.denials += objections
             for obligation in obligations_of(step, self._catalogue):
-                found.obligations.append(obligation)
+                found.obligations.append(self._timed(obligation))
                 found.asks[APPROVAL, step.step_id] = f"{step.action} needs approval each time."
             if not any(objection.policy in _UNASKABLE for objection in objections):
                 self._ask(asker, plan, step, tenant, found, resolved=resolved)
@@ -116,10 +129,16 @@ class Judge:
                 found.denials += denials
                 for policy in finding.spoke:
                     if policy.obligation is not None:
-                        _oblige(found, policy, policy.obligation, step, values)
+                        obligation = policy.obligation
+                        if not policy.says_how_long:
+                            obligation = self._timed(obligation)
+                        _oblige(found, policy, obligation, step, values)
         except (ArithmeticError, ValueError, PermanentError) as error:
             # A value that policies cannot be shown, such as a number beyond Cedar's.
             found.denials.append(_undecided(step, action.id, str(error)))
+
+    def _timed(self, obligation: Obligation) -> Obligation:
+        return obligation.model_copy(update={"expires_after": self._approval_seconds})
 
 
 _UNASKABLE = frozenset({"catalogue.action", "catalogue.parameters"})

@@ -36,6 +36,11 @@ class Policy:
         """Whether it permits or forbids."""
         return self.parsed.effect
 
+    @property
+    def says_how_long(self) -> bool:
+        """Whether it says itself how long approval is waited for."""
+        return "approvals_expire" in self.parsed.annotations
+
     def says(self, values: Mapping[str, str]) -> str:
         """Its reason and its remedy about one step.
 

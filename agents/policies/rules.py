@@ -1,12 +1,15 @@
 """The catalogue's own rules, which hold whatever the policies say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from agents.runtime.catalogue import ENVIRONMENT, ActionSpec, Catalogue
 from schemas import Obligation, PlanStep, Reason
+from schemas.plan import Risk
 
 APPROVAL: Final = "catalogue.approval"
+_APPROVERS: Final[Mapping[Risk, int]] = {"low": 1, "medium": 1, "high": 2}
+"""By risk, how many people must approve an action that needs approval."""
 _LONGEST: Final = 8_000
 
 
@@ -39,7 +42,7 @@ def obligations_of(step: PlanStep, catalogue: Catalogue) -> Iterator[Obligation]
     """The approval that the catalogue asks for."""
     action = catalogue.actions.get(step.action)
     if action is not None and action.needs_approval:
-        yield Obligation(policy=APPROVAL, step_id=step.step_id)
+        yield Obligation(policy=APPROVAL, approvers=_APPROVERS[action.risk], step_id=step.step_id)
 
 
 def _mismatches(step: PlanStep, action: ActionSpec, *, resolved: bool) -> Iterator[Reason]:

@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     ledger_retention: Duration = timedelta(days=45)
     """How long the ledger remembers an execution that has ended, such as ``45d``; longer than any
     of its messages can come back, see :mod:`agents.runtime.ledger.retention`."""
+    approval_ttl: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=30))] = timedelta(
+        hours=1
+    )
+    """How long an execution waits for people's approval before it expires, such as ``1h``."""
     playground_url: str = "http://127.0.0.1:8099"
     """Where the shipped catalogue's HTTP actions go."""
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 def test_check_says_that_the_shipped_policies_are_sound() -> None:
     checked = run("check")
     assert checked.exit_code == 0
-    assert "policies: 9 policies, 27 cases, no problems." in checked.output
+    assert "policies: 9 policies, 28 cases, no problems." in checked.output
     assert json.loads(run("check", "--json").output)["problems"] == []
 
 
@@ -35,7 +35,7 @@ def test_check_names_every_problem_and_exits_with_1(folder: Path) -> None:
     checked = run("check", "--policies", folder)
     assert checked.exit_code == 1
     lines = checked.stderr.splitlines()
-    assert lines[0].startswith(f"{file}:4: at hours.high-risk: ")
+    assert lines[0].startswith(f"{file}:5: at hours.medium-risk: ")
     assert lines[-2].startswith(f"{folder}/wrong.cedar:1: at the policy: it cannot be read")
     assert lines[-1] == f"{len(lines) - 1} problems."
     found = json.loads(run("check", "--policies", folder, "--json").output)["problems"]
@@ -53,9 +53,9 @@ def test_check_reads_the_cases_too(folder: Path) -> None:
 
 def test_test_runs_the_shipped_cases() -> None:
     tested = run("test")
-    assert (tested.exit_code, tested.output) == (0, "27 of 27 cases came out as they should.\n")
+    assert (tested.exit_code, tested.output) == (0, "28 of 28 cases came out as they should.\n")
     answer = json.loads(run("test", "--json").output)
-    assert len(answer["cases"]) == 27
+    assert len(answer["cases"]) == 28
     assert all(case["passed"] for case in answer["cases"])
     assert answer["untested"] == []
 

@@ -70,12 +70,12 @@ def test_what_is_missing_is_said_and_what_is_there() -> None:
     plan = plan_of(restart("production"), groups=["web"], approvals=[approval("bob")])
     explanation = explain(timeline_of(verdict_on(plan)), JUDGE, lane="")
     assert explanation.then == explanation.now
-    assert [each.policy for each in explanation.then.missing] == ["hours.production"]
+    assert [each.policy for each in explanation.then.missing] == ["hours.medium-risk"]
     text = shown(explanation)
     for part in (
         "asked by ann (web), tenant default; approved by bob",
         "verdict: needs approval",
-        "hours.production only (service.restart)",
+        "hours.medium-risk only (service.restart)",
         "It runs when approved by 2 different people, none of them ann; 1 of them has approved.",
         "production.approval has its 1 approval",
         "The same policies are in force today.",
@@ -88,7 +88,7 @@ def test_other_policies_of_today_are_asked_about_the_moment_of_the_verdict() -> 
     old = verdict_on(plan, decision="approved", reasons=(), obligations=(), policy_set="a" * 64)
     explanation = explain(timeline_of(old), JUDGE, lane="")
     assert (explanation.then.decision, explanation.now.decision) == ("approved", "needs_approval")
-    assert "hours.production" in {reason.policy for reason in explanation.now.reasons}
+    assert "hours.medium-risk" in {reason.policy for reason in explanation.now.reasons}
     text = shown(explanation)
     assert "verdict: approved" in text
     assert "by today's policies: needs approval" in text

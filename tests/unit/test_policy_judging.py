@@ -22,7 +22,7 @@ from support.policies import (
 )
 from support.steps import action
 
-from agents.policies import PolicyFolder
+from agents.policies import Judge, PolicyFolder
 from agents.policies.cedar import Engine, Question, parse_policy
 from agents.policies.interest import Interest
 from agents.policies.questions import Asker
@@ -258,12 +258,30 @@ def test_the_same_plan_at_the_same_moment_is_judged_the_same() -> None:
 
 
 def test_the_answer_is_not_remembered_past_its_hour() -> None:
-    plan = plan_of(step("service.delete", {"service": "web", "environment": "staging"}))
+    plan = plan_of(restart("production"), approvals=[approval("bob")])
     decisions = [
         assess(SET, plan, moment=datetime(2026, 1, 5, hour, 30, tzinfo=UTC)).decision
         for hour in (7, 8, 17, 18)
     ]
-    assert decisions == ["denied", "needs_approval", "needs_approval", "denied"]
+    assert decisions == ["needs_approval", "approved", "approved", "needs_approval"]
+
+
+def test_high_risk_in_production_keeps_office_hours_where_the_catalogue_lets_it_in() -> None:
+    production = SHIPPED.environments["production"].model_copy(update={"max_risk": "high"})
+    catalogue = SHIPPED.model_copy(
+        update={"environments": {**SHIPPED.environments, "production": production}}
+    )
+    policies = PolicyFolder(FOLDER, catalogue)
+    delete = step("service.delete", {"service": "web", "environment": "production"})
+    plan = plan_of(delete, approvals=[approval("bob"), approval("cleo")])
+    by_day, by_night = (
+        policies.judge(plan, tenant="default", lane="", moment=moment) for moment in (MONDAY, NIGHT)
+    )
+    assert by_day.decision == "approved"
+    assert (by_night.decision, [reason.policy for reason in by_night.reasons]) == (
+        "denied",
+        ["hours.high-risk"],
+    )
 
 
 # --- references to outputs
@@ -360,15 +378,36 @@ def test_policies_see_who_has_approved() -> None:
     assert assess(judge, plan_of(restart(), approvals=people)).decision == "approved"
 
 
-def test_the_catalogue_can_ask_for_approval_too() -> None:
-    listed = SHIPPED.actions["service.restart"].model_copy(update={"needs_approval": True})
+@pytest.mark.parametrize(
+    ("action_id", "approvers"), [("service.restart", 1), ("service.delete", 2)]
+)
+def test_the_catalogue_can_ask_for_approval_too(action_id: str, approvers: int) -> None:
+    listed = SHIPPED.actions[action_id].model_copy(update={"needs_approval": True})
     catalogue = with_actions(listed)
     judge = judge_by(PERMIT, catalogue)
-    found = assess(judge, plan_of(restart()))
+    wanted = step(action_id, {"service": "web", "environment": "staging"})
+    found = assess(judge, plan_of(wanted))
     assert found.decision == "needs_approval"
-    assert found.obligations == (Obligation(policy="catalogue.approval", step_id="only"),)
-    approved = plan_of(restart(), approvals=[approval("bob")])
-    assert assess(judge, approved).decision == "approved"
+    assert found.obligations == (
+        Obligation(policy="catalogue.approval", approvers=approvers, step_id="only"),
+    )
+    people = [approval(name) for name in ("bob", "cleo")[:approvers]]
+    assert assess(judge, plan_of(wanted, approvals=people)).decision == "approved"
+
+
+def test_approval_is_waited_for_as_long_as_the_deployment_says_unless_the_policy_does() -> None:
+    both = (
+        '@id("own") @reason("r") @approvals("1") @approvals_expire("2h")'
+        "forbid (principal, action, resource);"
+        '@id("usual") @reason("r") @approvals("1") forbid (principal, action, resource);'
+    )
+    policies = judge_by(PERMIT + both).policies
+    judge = Judge(SHIPPED, policies, approval_ttl=timedelta(minutes=5))
+    found = assess(judge, plan_of(restart()))
+    assert {each.policy: each.expires_after for each in found.obligations} == {
+        "own": 7200.0,
+        "usual": 300.0,
+    }
 
 
 # --- the shipped set

@@ -162,7 +162,7 @@ async def test_the_moment_of_a_verdict_is_enough_to_judge_again() -> None:
     verdict = (await check(plan, fake_context(plan, services=services))).payload
     assert {reason.policy for reason in verdict.reasons} == {
         "production.approval",
-        "hours.production",
+        "hours.medium-risk",
     }
     assert verdict.evaluated_at is not None
     again = POLICIES.judge(plan, tenant="default", lane="", moment=verdict.evaluated_at)

@@ -10,7 +10,7 @@ in ``Action::"destructive"`` where the catalogue says so.
 Context: see :mod:`agents.policies.questions`, which fills it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -86,7 +86,7 @@ def declared_schema(catalogue: Catalogue) -> dict[str, Any]:
                 READ: {},
                 WRITE: {},
                 DESTRUCTIVE: {"memberOf": [{"id": WRITE}]},
-                **{action.id: _action(action) for action in catalogue.actions.values()},
+                **_actions(catalogue),
             },
         }
     }
@@ -110,17 +110,29 @@ def _names(names: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     return {"enum": list(names)} if names else {}
 
 
-def _action(action: ActionSpec) -> dict[str, Any]:
-    parameters = {
-        name: {**_TYPES[spec.type], "required": False} for name, spec in action.parameters.items()
+def _actions(catalogue: Catalogue) -> dict[str, Any]:
+    actions = {
+        action.id: _action(
+            _groups(action), {name: _TYPES[spec.type] for name, spec in action.parameters.items()}
+        )
+        for action in catalogue.actions.values()
     }
+    taken = {group for action in catalogue.actions.values() for group in _groups(action)}
+    # Cedar takes a policy about a group without actions for a mistake. A catalogue may have none,
+    # and then one that nobody can ask for stands in.
+    absent = [group for group in (READ, WRITE, DESTRUCTIVE) if group not in taken]
+    return {**actions, **{f"no {group} action": _action((group,), {}) for group in absent}}
+
+
+def _action(groups: Iterable[str], parameters: Mapping[str, _Type]) -> dict[str, Any]:
+    optional = {name: {**declared, "required": False} for name, declared in parameters.items()}
     return {
-        "memberOf": [{"id": group} for group in _groups(action)],
+        "memberOf": [{"id": group} for group in groups],
         "appliesTo": {
             "principalTypes": ["User"],
             "resourceTypes": ["Target"],
             "context": _record(
-                parameters={"type": "Record", "attributes": parameters},
+                parameters={"type": "Record", "attributes": optional},
                 effect=_STRING,
                 risk=_STRING,
                 executor=_STRING,

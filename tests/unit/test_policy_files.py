@@ -4,7 +4,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from support.policies import PERMIT, SHIPPED, judge_by
+from support.policies import FOLDER, PERMIT, SHIPPED, judge_by
 
 from agents.policies import declared_schema, load_policies, schema_of
 from agents.policies.policy import passages_of
@@ -135,3 +135,14 @@ def test_two_kinds_that_policies_cannot_tell_apart_are_refused() -> None:
     catalogue = SHIPPED.model_copy(update={"entities": {"a_b": {}, "aB": {}, "a__b": {}}})
     with pytest.raises(ConfigurationError, match="'a__b'"):
         declared_schema(catalogue)
+
+
+def test_the_shipped_policies_do_for_a_catalogue_that_only_reads() -> None:
+    reads = {key: each for key, each in SHIPPED.actions.items() if each.effect == "read"}
+    schema = schema_of(SHIPPED.model_copy(update={"actions": reads}))
+    assert len(load_policies(FOLDER, schema, ZoneInfo("UTC")).policies) == 9
+
+
+def test_a_policy_that_could_never_speak_is_a_mistake() -> None:
+    (problem,) = problems('@id("a") permit(principal in Service::"web", action, resource);')
+    assert "unable to find an applicable action" in problem

@@ -38,6 +38,7 @@ async def parse(request: ExecutionRequest, ctx: Context) -> Intent | Outcome:
             request_id=request_id,
             title=_title(request.text or actions),
             requester=requester,
+            groups=request.requester.groups,
             steps=request.plan,
             parser="plan",
         )
@@ -57,6 +58,7 @@ async def parse(request: ExecutionRequest, ctx: Context) -> Intent | Outcome:
         request_id=request_id,
         title=_title(text),
         requester=requester,
+        groups=request.requester.groups,
         actions=tuple(understood),
         parser="rules",
     )

@@ -35,6 +35,7 @@ async def plan(intent: Intent, ctx: Context) -> Plan | Outcome:
         request_id=intent.request_id,
         title=intent.title,
         requester=intent.requester,
+        groups=intent.groups,
         steps=steps,
         cost=sum((step.cost for step in steps), CostEstimate()),
         plan_hash=hash_plan(steps, lane=ctx.lane, correlation_id=ctx.correlation_id),

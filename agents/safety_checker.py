@@ -1,17 +1,13 @@
-"""Safety checker: says whether a plan may run, by what the catalogue allows.
+"""Safety checker: says whether a plan may run, by the catalogue's rules and the policies.
 
 Consumes ``Plan``; emits ``Verdict``, bound to the hash of that very plan and recorded in the
 ledger before anybody hears of it. Nothing else writes verdicts, and executors run nothing without
-one.
+one. The verdict holds the moment that the policies saw, so that it can be judged again the same.
 """
 
-from collections.abc import Iterator
-
 from agents.runtime import Context, role
-from agents.runtime.catalogue import ActionSpec, Catalogue
-from agents.runtime.catalogue.entries import ENVIRONMENT
 from agents.runtime.errors import PermanentError
-from schemas import AgentMessage, Plan, PlanStep, Reason, Verdict, hash_plan
+from schemas import AgentMessage, Plan, Verdict, hash_plan
 
 
 @role("safety_checker")
@@ -27,105 +23,17 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
             f"the plan says its hash is {plan.plan_hash}, but its steps have {expected}",
             code="invalid_plan",
         )
-    objections = tuple(objections_to(plan, ctx.catalogue, tenant=ctx.tenant))
+    moment = ctx.now()
+    assessment = ctx.policies.judge(plan, tenant=ctx.tenant, lane=ctx.lane, moment=moment)
     verdict = Verdict(
         request_id=plan.request_id,
         plan_id=ctx.message.message_id,
-        decision="denied" if objections else "approved",
-        reasons=objections,
+        decision=assessment.decision,
+        reasons=assessment.reasons,
         plan=plan,
+        obligations=assessment.obligations,
+        policies=assessment.policies,
+        policy_set=assessment.policy_set,
+        evaluated_at=moment,
     )
     return await ctx.ledger.record_verdict(ctx.compose(verdict, 0))
-
-
-def objections_to(plan: Plan, catalogue: Catalogue, *, tenant: str) -> Iterator[Reason]:
-    """Every rule of the catalogue that speaks against a step of ``plan``, in the steps' order."""
-    for step in plan.steps:
-        action = catalogue.actions.get(step.action)
-        if action is None:
-            yield Reason(
-                policy="catalogue.action",
-                code="unknown_action",
-                text=f"The catalogue has no action {step.action}.",
-                step_id=step.step_id,
-            )
-            continue
-        yield from _mismatches(step, action)
-        yield from _by_action(step, action, tenant)
-        yield from _by_environment(step, action, catalogue)
-
-
-def _mismatches(step: PlanStep, action: ActionSpec) -> Iterator[Reason]:
-    declared = (action.executor, action.effect, action.risk)
-    if (step.executor, step.effect, step.risk) != declared:
-        yield Reason(
-            policy="catalogue.action",
-            code="invalid_plan",
-            text=(
-                f"The plan says that {action.id} is {step.effect} of {step.risk} risk done by "
-                f"{step.executor}; the catalogue says {action.effect} of {action.risk} risk done "
-                f"by {action.executor}. Plan it again."
-            ),
-            step_id=step.step_id,
-        )
-    for problem in action.check_parameters(step.parameters):
-        yield Reason(
-            policy="catalogue.parameters",
-            code="invalid_parameters",
-            text=f"{action.id}: {problem}.",
-            step_id=step.step_id,
-        )
-
-
-def _by_action(step: PlanStep, action: ActionSpec, tenant: str) -> Iterator[Reason]:
-    if action.needs_approval:
-        yield Reason(
-            policy="catalogue.approval",
-            code="policy_denied",
-            text=f"{action.id} needs a person's approval, which cannot be given yet.",
-            step_id=step.step_id,
-        )
-    if action.allowed_tenants is not None and tenant not in action.allowed_tenants:
-        yield Reason(
-            policy="catalogue.tenants",
-            code="policy_denied",
-            text=f"Tenant {tenant} may not use {action.id}.",
-            step_id=step.step_id,
-        )
-
-
-def _by_environment(step: PlanStep, action: ActionSpec, catalogue: Catalogue) -> Iterator[Reason]:
-    for name, _ in action.parameters_of(ENVIRONMENT):
-        place = step.parameters.get(name)
-        environment = catalogue.environments.get(place) if isinstance(place, str) else None
-        if environment is None:
-            yield Reason(
-                policy="catalogue.environment",
-                code="policy_denied",
-                text=(
-                    f"The environment of {action.id} must be named in the plan itself, as one of "
-                    f"{', '.join(catalogue.environments)}."
-                ),
-                step_id=step.step_id,
-            )
-            continue
-        if not environment.allows(action.risk):
-            yield Reason(
-                policy="catalogue.max_risk",
-                code="policy_denied",
-                text=(
-                    f"{action.id} is of {action.risk} risk; {place} allows at most "
-                    f"{environment.max_risk} risk."
-                ),
-                step_id=step.step_id,
-            )
-        if action.allowed_environments is not None and place not in action.allowed_environments:
-            yield Reason(
-                policy="catalogue.allowed_environments",
-                code="policy_denied",
-                text=(
-                    f"{action.id} may run in {', '.join(action.allowed_environments)} only, "
-                    f"not in {place}."
-                ),
-                step_id=step.step_id,
-            )

@@ -22,6 +22,7 @@ _MOUNTED: Final = {
     "dlq": ("ops.dlq", "dlq_app"),
     "partitions": ("ops.partitions", "partitions_app"),
     "ledger": ("ops.sweep", "ledger_app"),
+    "policies": ("ops.policy_commands", "policies_app"),
 }
 """Groups of commands that live in modules of their own, loaded when they are used."""
 
@@ -66,6 +67,10 @@ app.add_typer(
 app.add_typer(
     typer.Typer(help="Care for the ledger, the roles' durable state.", no_args_is_help=True),
     name="ledger",
+)
+app.add_typer(
+    typer.Typer(help="Check, test and explain the policies.", no_args_is_help=True),
+    name="policies",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -83,7 +83,7 @@ STORY: Final = (
     ),
     Scene(
         intro="Values are read from the text: a database, a number, two environments.",
-        text="back up the orders db in production, then scale search to 4 replicas in staging",
+        text="back up the orders db in staging, then scale search to 4 replicas in development",
         ends=ExecutionStatus.SUCCESS,
         shows=_all_succeeded(2),
     ),

@@ -11,9 +11,10 @@ import structlog
 import uvloop
 
 from agents.executors import SETTINGS_MODELS
+from agents.policies import PolicyFolder
 from agents.registry import ROLES
 from agents.runtime import spec_of
-from agents.runtime.catalogue import load_catalogue
+from agents.runtime.catalogue import Catalogue, load_catalogue
 from agents.runtime.collector import calm_the_collector
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.host import Declarations, hosting
@@ -66,7 +67,7 @@ def choose_roles(names: Sequence[str] | None) -> list[Callable[..., Any]]:
 
 
 def load_declarations(settings: Settings) -> Declarations:
-    """What topics.yaml and actions.yaml say.
+    """What topics.yaml, actions.yaml and the policies say.
 
     Raises:
         ConfigurationError: A file has problems, all of which are named; or the ledger would
@@ -74,9 +75,22 @@ def load_declarations(settings: Settings) -> Declarations:
     """
     topology = load_topology(settings.topics_file)
     check_retention(settings.ledger_retention, topology)
-    return Declarations(
-        topology=topology,
-        catalogue=load_catalogue(settings.actions_file, SETTINGS_MODELS),
+    catalogue = load_catalogue(settings.actions_file, SETTINGS_MODELS)
+    return Declarations(topology, catalogue, load_policies(settings, catalogue))
+
+
+def load_policies(settings: Settings, catalogue: Catalogue) -> PolicyFolder:
+    """The policies that the settings name.
+
+    Raises:
+        ConfigurationError: They are not sound; all problems are named.
+    """
+    return PolicyFolder(
+        settings.policies_folder,
+        catalogue,
+        time_zone=settings.policies_time_zone,
+        poll=settings.policies_poll,
+        approval_ttl=settings.approval_ttl,
     )
 
 

@@ -3,6 +3,7 @@
 Importing it loads pydantic and nothing else of weight.
 """
 
+from schemas.approval import Approval, ApprovalRequest, Obligation, is_same_person, remaining, unmet
 from schemas.base import PRODUCTION_LANE, JsonObject, Model, Payload
 from schemas.canonical import canonical_json, sha256_of
 from schemas.command import Command
@@ -29,6 +30,8 @@ __all__ = [
     "PAYLOADS",
     "PRODUCTION_LANE",
     "AgentMessage",
+    "Approval",
+    "ApprovalRequest",
     "Command",
     "CostEstimate",
     "ExecutionReport",
@@ -41,6 +44,7 @@ __all__ = [
     "JsonObject",
     "Judgement",
     "Model",
+    "Obligation",
     "Outcome",
     "Payload",
     "Plan",
@@ -58,5 +62,8 @@ __all__ = [
     "compose",
     "envelope_type",
     "hash_plan",
+    "is_same_person",
+    "remaining",
     "sha256_of",
+    "unmet",
 ]

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from schemas.approval import Approval
 from schemas.base import (
     ActionId,
     Identifier,
@@ -103,6 +104,8 @@ class Intent(Payload):
     brought its own plan.
     """
 
+    schema_version: ClassVar[int] = 2
+
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -128,6 +131,8 @@ class Intent(Payload):
     """The message id of the request that this execution belongs to."""
     title: Text
     requester: Name
+    groups: tuple[Name, ...] = ()
+    """The requester's groups, as far as the intake topic's ACL can be trusted to say."""
     actions: tuple[IntendedAction, ...] = ()
     steps: Annotated[tuple[PlannedStep, ...], Field(max_length=MAX_STEPS)] = ()
     parser: Literal["rules", "plan", "model"]
@@ -136,6 +141,8 @@ class Intent(Payload):
 
 class Plan(Payload):
     """The steps of an execution as a directed acyclic graph, bound by ``plan_hash``."""
+
+    schema_version: ClassVar[int] = 2
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
@@ -167,11 +174,15 @@ class Plan(Payload):
     request_id: UUID
     title: Text
     requester: Name
+    groups: tuple[Name, ...] = ()
+    """The requester's groups."""
     steps: Annotated[tuple[PlanStep, ...], Field(min_length=1, max_length=MAX_STEPS)]
     cost: CostEstimate
     plan_hash: Sha256
     evaluation: Annotated[int, Field(ge=1)] = 1
     """Rises each time the router sends the plan back to be judged again."""
+    approvals: tuple[Approval, ...] = ()
+    """Who has approved it so far, as the router found; the hash does not cover them."""
 
 
 def hash_plan(steps: tuple[PlanStep, ...], *, lane: str, correlation_id: UUID) -> str:

@@ -24,6 +24,8 @@ from schemas.plan import Effect
 class Step(Payload):
     """One attempt at one step; the router has resolved its references."""
 
+    schema_version: ClassVar[int] = 2
+
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -54,6 +56,9 @@ class Step(Payload):
     executor: Identifier
     effect: Effect
     parameters: JsonObject
+    resolved: tuple[Identifier, ...] = ()
+    """The parameters that refer to outputs of earlier steps: nobody knew their values when the
+    plan was judged, so the executor has them judged."""
     attempt: Annotated[int, Field(ge=1)]
     timeout: Annotated[float, Field(gt=0)]
     """Seconds that this attempt may take."""

@@ -8,7 +8,7 @@ from uuid import UUID
 from agents.routing.deadlines import DEADLINE_EXCEEDED
 from agents.routing.run import Run
 from agents.runtime.errors import PermanentError
-from agents.runtime.references import resolve
+from agents.runtime.references import find, resolve
 from schemas import ExecutionStatus, Failure, JsonObject, Judgement, PlanStep, Step, StepState
 
 SETTLED: Final = frozenset({"success", "failed", "unknown", "skipped"})
@@ -81,6 +81,7 @@ def _order(run: Run, planned: PlanStep, attempt: int, parameters: JsonObject) ->
             "executor": planned.executor,
             "effect": planned.effect,
             "parameters": parameters,
+            "resolved": tuple(name for name, value in planned.parameters.items() if find(value)),
             "attempt": attempt,
             "timeout": planned.timeout,
         }

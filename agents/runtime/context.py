@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
@@ -32,6 +33,7 @@ class Services:
     random: Random = field(default_factory=Random)
     breakers: Breakers = field(default_factory=lambda: Breakers(SystemClock()))
     metrics: Metrics = field(default_factory=Metrics)
+    policies: Policies = field(default_factory=NoPolicies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class Context:
     def ledger(self) -> Ledger:
         """The roles' durable state."""
         return self.services.ledger
+
+    @property
+    def policies(self) -> Policies:
+        """What decides whether a plan may run."""
+        return self.services.policies
 
     @property
     def settings(self) -> Settings:

@@ -2,8 +2,9 @@
 
 In order: the action is in the catalogue and this executor's; an approved verdict binds this very
 plan; the parameters fit, now that references are resolved; the effect is claimed in the ledger;
-unless the execution was stopped meanwhile, it is carried out (:mod:`agents.runtime.outcomes`);
-its outcome is recorded, and what the ledger then holds is the result.
+unless the execution was stopped meanwhile, or policies object to what nobody knew when the plan was
+judged, it is carried out (:mod:`agents.runtime.outcomes`); its outcome is recorded, and what the
+ledger then holds is the result.
 
 A process that dies leaves its claim behind, and the ledger's lease says what becomes of it. A
 process that lives, but loses the database between doing and recording, keeps the outcome in
@@ -87,10 +88,9 @@ class EffectPolicy:
             action = self._action_of(step, ctx)
             is_stopped = await _check_approval(step, ctx)
             _check_parameters(step, action)
+            refusal = await _objection_to_late_parameters(step, ctx)
         except PermanentError as error:
-            _log.warning("step_refused", code=error.code, reason=error.reason, step_id=step.step_id)
-            now = ctx.now()
-            return result_of(step, judge(step, error), started_at=now, finished_at=now)
+            return _refused(step, error, ctx)
         key = (ctx.lane, ctx.correlation_id, step.run_no, step.step_id, step.attempt)
         # One at a time here: the ledger tells processes apart, not tasks of one process.
         async with self._locks.setdefault(key, asyncio.Lock()):
@@ -101,6 +101,8 @@ class EffectPolicy:
                     return claim.result
                 if claim.decision == "go" and is_stopped:
                     known = _not_begun(step, ctx)
+                elif claim.decision == "go" and refusal is not None:
+                    known = _refused(step, refusal, ctx)
                 elif claim.decision == "go":
                     known = await self._carry_out(key, step, action, ctx)
                 else:
@@ -193,6 +195,44 @@ def _not_begun(step: Step, ctx: Context) -> StepResult:
     reason = "the execution was stopped before the step began"
     ending = Ending("failed", Failure(code="cancelled", reason=reason))
     return result_of(step, ending, started_at=now, finished_at=now)
+
+
+async def _objection_to_late_parameters(step: Step, ctx: Context) -> PermanentError | None:
+    """What policies have against a step, now that the outputs of earlier steps are known.
+
+    The plan is judged as it would have been had they been known then, at the verdict's moment. An
+    objection holds only for who has claimed the effect: what was done before stays done.
+
+    Raises:
+        PermanentError: The step is not the one that was approved.
+    """
+    if not step.resolved:
+        return None
+    recorded = await ctx.ledger.recorded_verdict(lane=ctx.lane, plan_id=step.plan_id)
+    if recorded is None:
+        raise UnapprovedStepError(f"there is no verdict on plan {step.plan_id}")
+    verdict = recorded.payload
+    assessment = ctx.policies.judge_step(
+        verdict.plan,
+        step,
+        tenant=recorded.tenant,
+        lane=ctx.lane,
+        moment=verdict.evaluated_at or recorded.timestamp,
+    )
+    if assessment.decision == "approved":
+        return None
+    late = ", ".join(step.resolved)
+    why = " ".join(reason.text for reason in assessment.reasons)
+    return PermanentError(
+        sayable(f"with {late} from an earlier step this may not run: {why}"),
+        code="policy_denied" if assessment.decision == "denied" else "not_approved",
+    )
+
+
+def _refused(step: Step, error: PermanentError, ctx: Context) -> StepResult:
+    _log.warning("step_refused", code=error.code, reason=error.reason, step_id=step.step_id)
+    now = ctx.now()
+    return result_of(step, judge(step, error), started_at=now, finished_at=now)
 
 
 def _in_doubt(step: Step, ctx: Context) -> StepResult:

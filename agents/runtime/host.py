@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import structlog
 
 from agents.runtime import redaction
+from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.broker_check import BrokerCheck
 from agents.runtime.catalogue import Catalogue
@@ -61,6 +62,7 @@ class Declarations:
 
     topology: Topology
     catalogue: Catalogue
+    policies: Policies = field(default_factory=NoPolicies)
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -163,6 +165,7 @@ async def hosting(
             breakers=breakers,
             metrics=metrics,
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
+            policies=declarations.policies,
         )
         writers = partial(
             DeadLetterWriter,
@@ -202,7 +205,8 @@ async def hosting(
                 _check(checking, worker, settings.broker_check), name="broker-check"
             )
         )
-        stack.push_async_callback(_cancel, tickers)
+        following = asyncio.create_task(_follow(services, worker), name="policies")
+        stack.push_async_callback(_cancel, [*tickers, following])
         yield worker
 
 
@@ -344,6 +348,13 @@ async def _check(checking: BrokerCheck, worker: Worker, period: float) -> None:
     try:
         await checking.run(period)
     except Exception as error:  # noqa: BLE001  # whatever ends the check ends the worker
+        worker.crash(error)
+
+
+async def _follow(services: Services, worker: Worker) -> None:
+    try:
+        await services.policies.follow(services.clock)
+    except Exception as error:  # noqa: BLE001  # policies that nobody follows end the worker
         worker.crash(error)
 
 

@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     """The prefix of every topic and group; empty for production, else it ends in a dot."""
     topics_file: Path = ROOT / "topics.yaml"
     actions_file: Path = ROOT / "actions.yaml"
+    policies_folder: Path = ROOT / "ops" / "policies"
+    """Where the Cedar policies are that every plan is judged by."""
+    policies_poll: Annotated[float, Field(gt=0)] = 3.0
+    """How often a worker looks whether the policies have changed."""
+    policies_time_zone: str = "UTC"
+    """Where it is the time that policies see, such as ``Europe/Zurich``."""
     replication_factor: Annotated[int, Field(ge=1)] | None = None
     """Overrides the one that topics.yaml declares."""
     window: Annotated[int, Field(ge=1)] = 1000
@@ -93,6 +99,10 @@ class Settings(BaseSettings):
     ledger_retention: Duration = timedelta(days=45)
     """How long the ledger remembers an execution that has ended, such as ``45d``; longer than any
     of its messages can come back, see :mod:`agents.runtime.ledger.retention`."""
+    approval_ttl: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=30))] = timedelta(
+        hours=1
+    )
+    """How long an execution waits for people's approval before it expires, such as ``1h``."""
     playground_url: str = "http://127.0.0.1:8099"
     """Where the shipped catalogue's HTTP actions go."""
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, Final
 from uuid import UUID, uuid5
 
+from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue, load_catalogue
 from agents.runtime.context import Context, Services
@@ -84,8 +85,12 @@ def fake_services(
     ledger: Ledger | None = None,
     clock: ManualClock | None = None,
     settings: Settings | None = None,
+    policies: Policies | None = None,
 ) -> Services:
-    """Services that touch nothing outside; the catalogue is the shipped one unless given."""
+    """Services that touch nothing outside; the catalogue is the shipped one unless given.
+
+    Without policies nothing may run.
+    """
     clock = ManualClock() if clock is None else clock
     return Services(
         settings=Settings() if settings is None else settings,
@@ -95,6 +100,7 @@ def fake_services(
         clock=clock,
         breakers=Breakers(clock),
         random=random.Random(0),  # noqa: S311  # a test wants the same numbers each time
+        policies=NoPolicies() if policies is None else policies,
     )
 
 

@@ -70,6 +70,26 @@ def test_the_exit_code_says_that_an_execution_did_not_succeed(stack: RunningUp) 
     assert "production allows at most medium risk" in answer.out
 
 
+def test_a_verdict_is_explained_with_what_would_make_it_pass(stack: RunningUp) -> None:
+    sent = stack.run("submit", "delete web in development", "--correlation-id", "why not", "--wait")
+    assert sent.code == 1, sent
+    answer = stack.run("policies", "explain", "why not")
+    assert answer.code == 0, answer
+    for part in (
+        "delete web in development",
+        "asked by anonymous, tenant default; approved by nobody",
+        "verdict: denied",
+        "destructive.known-requester",
+        "`millstream submit --user`",
+        "The same policies are in force today.",
+    ):
+        assert part in " ".join(answer.out.split())
+    explained = stack.run("policies", "explain", "why not", "--json").json
+    assert explained["then"]["decision"] == explained["now"]["decision"] == "denied"
+    unknown = stack.run("policies", "explain", "no such")
+    assert (unknown.code, "there is no execution 'no such'" in unknown.err) == (1, True)
+
+
 def test_waiting_has_an_end_and_says_how_far_it_came(stack: RunningUp) -> None:
     let_the_next_restart_wait("web", playground_of(stack))
     answer = stack.run("submit", "restart web in staging", "--wait", "--timeout", "3")

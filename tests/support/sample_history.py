@@ -19,6 +19,7 @@ from schemas import (
     IntendedAction,
     Intent,
     Judgement,
+    Obligation,
     Outcome,
     Payload,
     Plan,
@@ -345,5 +346,6 @@ def _judge(
             decision=decision,
             reasons=reasons,
             plan=plan,
+            obligations=(Obligation(policy="risk"),) if decision == "needs_approval" else (),
         ),
     )

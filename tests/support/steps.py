@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from support.clocks import RecordingClock
 
+from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import ActionSpec, Catalogue
 from agents.runtime.context import Context, Services
@@ -60,6 +61,7 @@ class Rig:
     actions: tuple[ActionSpec, ...]
     settings: Settings = field(default_factory=Settings)
     clock: Clock = field(default_factory=RecordingClock)
+    policies: Policies = field(default_factory=NoPolicies)
     ledger: Ledger = field(init=False)
     breakers: Breakers = field(init=False)
 
@@ -82,6 +84,7 @@ class Rig:
             ledger=self.ledger,
             clock=self.clock,
             breakers=self.breakers,
+            policies=self.policies,
         )
 
     def hosted(self, function: Callable[..., Any]) -> AbstractAsyncContextManager[Handler]:

@@ -236,6 +236,15 @@ def test_names_of_other_sections_must_be_declared(load: Load) -> None:
     ]
 
 
+def test_what_only_reads_is_not_destructive(load: Load) -> None:
+    assert problems(load, f"a.a: {{{BASE}, destructive: true}}") == [
+        (
+            'actions."a.a".destructive: an action that only reads destroys nothing; '
+            "expected another effect"
+        )
+    ]
+
+
 def test_settings_are_checked_by_their_executor_which_knows_the_parameters(load: Load) -> None:
     parameters = "parameters: {name: {description: d}}"
     assert problems(

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import structlog
@@ -13,6 +14,7 @@ from support.clocks import RecordingClock
 from support.ledgers import advance, moves
 from support.steps import Assignment, Rig, action
 
+from agents.runtime.assessment import Assessment, NoPolicies
 from agents.runtime.effects import EffectPolicy
 from agents.runtime.errors import (
     ConfigurationError,
@@ -25,10 +27,11 @@ from agents.runtime.errors import (
 )
 from agents.runtime.execution import Job, executor, executor_of
 from agents.runtime.outcomes import MAX_OUTPUT, UnusableAnswerError
-from agents.runtime.ports import EffectClaim
+from agents.runtime.ports import Clock, EffectClaim
 from agents.runtime.roles import spec_of
 from agents.runtime.settings import Settings
-from schemas import AgentMessage, JsonObject, Step, StepResult
+from schemas import AgentMessage, JsonObject, Plan, Reason, Step, StepResult
+from schemas.verdict import Decision
 
 EFFECTS = ("read", "idempotent", "effect")
 REPEATABLE = ("read", "idempotent")
@@ -252,6 +255,93 @@ async def test_a_step_that_was_done_before_a_cancel_stays_done() -> None:
     await stop(assignment)
     assert await outcome(spy, assignment) == first
     assert first.status == "success"
+
+
+# --- what came from earlier steps
+
+
+@dataclass
+class Ruling:
+    """Policies that decide about late parameters as they are told, and remember the question."""
+
+    decision: Decision
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def judge_step(self, plan: Plan, step: Step, **surroundings: Any) -> Assessment:
+        self.asked.append({"plan": plan, "step": step, **surroundings})
+        reason = Reason(policy="test", code="policy_denied", text="Not like this.")
+        reasons = () if self.decision == "approved" else (reason,)
+        return Assessment(self.decision, reasons, obligations=(), policies=(), policy_set="0" * 64)
+
+    def judge(self, plan: Plan, **surroundings: Any) -> Assessment:
+        raise AssertionError((plan, surroundings))
+
+    async def follow(self, clock: Clock) -> NoReturn:
+        raise AssertionError(clock)
+
+
+async def late(decision: Decision, effect: str = "effect") -> tuple[Spy, Ruling, Assignment]:
+    spy, ruling = Spy({"n": 1}), Ruling(decision)
+    rig = rig_for(effect, parameters={"replicas": "integer"})
+    rig.policies = ruling
+    return spy, ruling, (await rig.approved({"replicas": 3})).but(resolved=("replicas",))
+
+
+async def test_what_came_from_an_earlier_step_is_judged_as_the_plan_was() -> None:
+    spy, ruling, assignment = await late("approved")
+    recorded = await assignment.rig.ledger.recorded_verdict(
+        lane="", plan_id=assignment.step.plan_id
+    )
+    assert recorded is not None
+    assignment.rig.clock.advance(3600)  # type: ignore[attr-defined]  # the test's own clock
+    assert (await outcome(spy, assignment)).output == {"n": 1}
+    assert ruling.asked == [
+        {
+            "plan": assignment.plan,
+            "step": assignment.step,
+            "tenant": "default",
+            "lane": "",
+            "moment": recorded.timestamp,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("decision", "code"), [("denied", "policy_denied"), ("needs_approval", "not_approved")]
+)
+async def test_what_policies_forbid_now_that_it_is_known_does_not_run(
+    decision: Decision, code: str
+) -> None:
+    spy, _, assignment = await late(decision)
+    result = await outcome(spy, assignment)
+    assert failure_code(result) == ("failed", code, False)
+    assert result.failure is not None
+    assert "with replicas from an earlier step" in result.failure.reason
+    assert "Not like this." in result.failure.reason
+    assert spy.calls == 0
+    assert await outcome(spy, assignment) == result
+
+
+async def test_policies_that_change_afterwards_do_not_undo_what_was_done() -> None:
+    spy, ruling, assignment = await late("approved")
+    first = await outcome(spy, assignment)
+    ruling.decision = "denied"
+    assert await outcome(spy, assignment) == first
+    assert spy.calls == 1
+
+
+async def test_what_was_known_from_the_start_is_not_judged_again() -> None:
+    spy, ruling, assignment = await late("denied")
+    result = await outcome(spy, assignment.but(resolved=()))
+    assert (result.output, ruling.asked) == ({"n": 1}, [])
+
+
+async def test_without_policies_nothing_that_came_late_may_run() -> None:
+    spy, _, assignment = await late("approved")
+    assignment.rig.policies = NoPolicies()
+    result = await outcome(spy, assignment)
+    assert failure_code(result) == ("failed", "policy_denied", False)
+    assert spy.calls == 0
 
 
 # --- once

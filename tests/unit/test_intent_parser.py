@@ -18,6 +18,7 @@ CATALOGUE: Final = load_catalogue(ROOT / "actions.yaml")
 PARAPHRASES: Final[dict[str, Any]] = YAML(typ="safe", pure=True).load(
     (Path(__file__).parent / "data" / "paraphrases.yaml").read_text()
 )
+STATUS: Final = PlannedStep(step_id="look", action="service.status")
 Actions = list[tuple[str, dict[str, object]]]
 
 
@@ -257,6 +258,15 @@ async def test_a_ready_made_plan_is_passed_on_as_it_is() -> None:
         assert isinstance(intent, Intent)
         assert (intent.parser, intent.steps, intent.actions) == ("plan", steps, ())
         assert intent.title == title
+
+
+@pytest.mark.parametrize("body", [{"text": "status of web in staging"}, {"plan": [STATUS]}])
+async def test_the_requesters_groups_are_passed_on(body: dict[str, Any]) -> None:
+    requester = Requester(user="ada", groups=("sre", "web"))
+    request = ExecutionRequest(**body, requester=requester)
+    intent = await parse(request, fake_context(request))
+    assert isinstance(intent, Intent)
+    assert (intent.requester, intent.groups) == ("ada", ("sre", "web"))
 
 
 async def test_a_long_text_becomes_a_short_title() -> None:

@@ -72,6 +72,12 @@ def shape(made: Plan) -> dict[str, tuple[str, ...]]:
 # -- from actions -----------------------------------------------------------------------------
 
 
+async def test_a_plan_says_for_whom_it_is() -> None:
+    given = intent(status("look")).model_copy(update={"groups": ("sre",)})
+    made = await planned(given)
+    assert (made.requester, made.groups) == ("ada", ("sre",))
+
+
 async def test_actions_run_one_after_the_other_as_the_text_names_them() -> None:
     made = await planned(
         intent(text="back up orders, then deploy checkout 2.4.1 to staging and tell #releases")

@@ -19,6 +19,7 @@ from schemas import (
     CostEstimate,
     ExecutionStatus,
     Failure,
+    Obligation,
     Outcome,
     Payload,
     Plan,
@@ -70,6 +71,7 @@ def verdict(*steps: PlanStep, decision: str = "approved", request_id: UUID = REQ
             "decision": decision,
             "reasons": () if decision == "approved" else (reason,),
             "plan": plan,
+            "obligations": (Obligation(policy="test"),) if decision == "needs_approval" else (),
         }
     )
 
@@ -160,6 +162,14 @@ def test_a_step_is_given_what_it_refers_to() -> None:
     execution.sees(verdict(planned("check"), reader))
     execution.sees(result(execution.started[0], version="2.4.0"))
     assert execution.started[1].parameters == {"text": "runs 2.4.0"}
+
+
+def test_a_step_says_which_of_its_parameters_nobody_knew_before() -> None:
+    execution = Execution()
+    late = {"text": "runs ${steps.check.output.version}", "to": "#ops", "as": "$${it}"}
+    execution.sees(verdict(planned("check"), planned("tell", "check", parameters=late)))
+    execution.sees(result(execution.started[0], version="2.4.0"))
+    assert [step.resolved for step in execution.started] == [(), ("text",)]
 
 
 def test_a_reference_to_what_was_not_put_out_fails_the_execution() -> None:

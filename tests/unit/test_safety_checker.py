@@ -2,12 +2,24 @@ from typing import Any
 
 import pytest
 
+from agents.policies import PolicyFolder
 from agents.runtime.errors import PermanentError
-from agents.runtime.testing import fake_context, fake_services, message_with, test_id
+from agents.runtime.settings import ROOT
+from agents.runtime.testing import EPOCH, fake_context, fake_services, message_with, test_id
 from agents.safety_checker import check
-from schemas import CostEstimate, Plan, PlanStep, RetryPolicy, Verdict, hash_plan
+from schemas import (
+    Approval,
+    CostEstimate,
+    Obligation,
+    Plan,
+    PlanStep,
+    RetryPolicy,
+    Verdict,
+    hash_plan,
+)
 
 SERVICES = fake_services()
+POLICIES = PolicyFolder(ROOT / "ops" / "policies", SERVICES.catalogue)
 
 
 def plan_of(action_id: str, parameters: dict[str, Any], **changes: Any) -> Plan:
@@ -36,7 +48,7 @@ def plan_of(action_id: str, parameters: dict[str, Any], **changes: Any) -> Plan:
 
 async def verdict_on(plan: Plan) -> Verdict:
     recorded = await check(
-        plan, fake_context(plan, role="safety_checker", services=fake_services())
+        plan, fake_context(plan, role="safety_checker", services=fake_services(policies=POLICIES))
     )
     return recorded.payload
 
@@ -93,7 +105,8 @@ async def test_a_tenant_that_is_not_on_the_list_is_denied() -> None:
     catalogue = services.catalogue.model_copy(
         update={"actions": {**services.catalogue.actions, "service.restart": listed}}
     )
-    services = fake_services(catalogue=catalogue)
+    policies = PolicyFolder(ROOT / "ops" / "policies", catalogue)
+    services = fake_services(catalogue=catalogue, policies=policies)
     plan = restart("staging")
     for tenant, decision in (("acme", "approved"), ("other", "denied")):
         message = message_with(plan, name=tenant, tenant=tenant)
@@ -109,9 +122,59 @@ async def test_a_hash_that_is_not_that_of_the_steps_is_no_plan() -> None:
 
 
 async def test_a_plan_that_was_judged_keeps_its_verdict() -> None:
-    services = fake_services()
+    services = fake_services(policies=POLICIES)
     plan = restart("staging")
     context = fake_context(plan, role="safety_checker", services=services)
     first = await check(plan, context)
     services.clock.advance(60)  # type: ignore[attr-defined]  # the test's own clock
     assert await check(plan, context) == first
+
+
+async def test_a_verdict_says_what_was_judged_when_and_by_what() -> None:
+    verdict = await verdict_on(restart("staging"))
+    assert verdict.evaluated_at == EPOCH
+    assert verdict.policies == ("tenants.outside-production",)
+    assert verdict.policy_set == POLICIES.policies.digest
+    assert verdict.obligations == ()
+
+
+async def test_a_change_of_production_waits_for_an_approval() -> None:
+    verdict = await verdict_on(restart("production"))
+    assert verdict.decision == "needs_approval"
+    assert [reason.policy for reason in verdict.reasons] == ["production.approval"]
+    assert verdict.obligations == (Obligation(policy="production.approval", step_id="only"),)
+
+
+async def test_a_plan_judged_again_with_its_approval_is_approved() -> None:
+    plan = restart("production")
+    approval = Approval(
+        approver="bob", approved_at=EPOCH, command_id=test_id("command"), is_signed=True
+    )
+    approved = plan.model_copy(update={"approvals": (approval,), "evaluation": 2})
+    assert approved.plan_hash == plan.plan_hash
+    assert (await verdict_on(approved)).decision == "approved"
+
+
+async def test_the_moment_of_a_verdict_is_enough_to_judge_again() -> None:
+    plan = restart("production")
+    services = fake_services(policies=POLICIES)
+    services.clock.advance(3600 * 14)  # type: ignore[attr-defined]  # the test's own clock
+    verdict = (await check(plan, fake_context(plan, services=services))).payload
+    assert {reason.policy for reason in verdict.reasons} == {
+        "production.approval",
+        "hours.medium-risk",
+    }
+    assert verdict.evaluated_at is not None
+    again = POLICIES.judge(plan, tenant="default", lane="", moment=verdict.evaluated_at)
+    assert (again.decision, again.reasons, again.obligations, again.policies) == (
+        verdict.decision,
+        verdict.reasons,
+        verdict.obligations,
+        verdict.policies,
+    )
+
+
+async def test_without_policies_nothing_may_run() -> None:
+    plan = restart("staging")
+    verdict = (await check(plan, fake_context(plan, services=fake_services()))).payload
+    assert (verdict.decision, verdict.reasons[0].policy) == ("denied", "no-policies")

@@ -79,6 +79,12 @@ class Checks:
         for index, phrase in enumerate(action.phrases):
             if phrase.weight == 0:
                 self._report((*path, "phrases", index), "a weight of 0 says nothing", "another")
+        if action.destructive and action.effect == "read":
+            self._report(
+                (*path, "destructive"),
+                "an action that only reads destroys nothing",
+                "another effect",
+            )
         for index, name in enumerate(action.allowed_environments or ()):
             place = (*path, "allowed_environments", index)
             self._known("environment", name, self._environments, place)

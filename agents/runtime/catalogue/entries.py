@@ -137,6 +137,8 @@ class ActionDeclaration(Declaration):
     """How often it is tried, and how long the waits are"""
     timeout: Annotated[Seconds, Field(gt=0, le=86_400)] = 30.0
     """How long one attempt may take, such as 30s"""
+    destructive: bool = False
+    """Whether it takes away what cannot be brought back"""
     needs_approval: bool = False
     """Whether a person must approve it each time"""
     allowed_environments: tuple[Identifier, ...] | None = None

@@ -1,0 +1,114 @@
+"""The catalogue's own rules, which hold whatever the policies say."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from agents.runtime.catalogue import ENVIRONMENT, ActionSpec, Catalogue
+from schemas import Obligation, PlanStep, Reason
+from schemas.plan import Risk
+
+APPROVAL: Final = "catalogue.approval"
+_APPROVERS: Final[Mapping[Risk, int]] = {"low": 1, "medium": 1, "high": 2}
+"""By risk, how many people must approve an action that needs approval."""
+_LONGEST: Final = 8_000
+
+
+def objections_to(
+    step: PlanStep, catalogue: Catalogue, *, tenant: str, resolved: bool
+) -> Iterator[Reason]:
+    """Every rule of the catalogue that speaks against ``step``.
+
+    Args:
+        step: One step of a plan.
+        catalogue: The catalogue in use.
+        tenant: Who the plan is accounted to.
+        resolved: Whether the step's parameters are final, rather than perhaps references.
+    """
+    action = catalogue.actions.get(step.action)
+    if action is None:
+        yield Reason(
+            policy="catalogue.action",
+            code="unknown_action",
+            text=f"The catalogue has no action {step.action}.",
+            step_id=step.step_id,
+        )
+        return
+    yield from _mismatches(step, action, resolved=resolved)
+    yield from _by_tenant(step, action, tenant)
+    yield from _by_environment(step, action, catalogue)
+
+
+def obligations_of(step: PlanStep, catalogue: Catalogue) -> Iterator[Obligation]:
+    """The approval that the catalogue asks for."""
+    action = catalogue.actions.get(step.action)
+    if action is not None and action.needs_approval:
+        yield Obligation(policy=APPROVAL, approvers=_APPROVERS[action.risk], step_id=step.step_id)
+
+
+def _mismatches(step: PlanStep, action: ActionSpec, *, resolved: bool) -> Iterator[Reason]:
+    declared = (action.executor, action.effect, action.risk)
+    if (step.executor, step.effect, step.risk) != declared:
+        yield Reason(
+            policy="catalogue.action",
+            code="invalid_plan",
+            text=(
+                f"The plan says that {action.id} is {step.effect} of {step.risk} risk done by "
+                f"{step.executor}; the catalogue says {action.effect} of {action.risk} risk done "
+                f"by {action.executor}. Plan it again."
+            ),
+            step_id=step.step_id,
+        )
+    for problem in action.check_parameters(step.parameters, allow_references=not resolved):
+        yield Reason(
+            policy="catalogue.parameters",
+            code="invalid_parameters",
+            text=f"{action.id}: {problem}."[:_LONGEST],
+            step_id=step.step_id,
+        )
+
+
+def _by_tenant(step: PlanStep, action: ActionSpec, tenant: str) -> Iterator[Reason]:
+    if action.allowed_tenants is not None and tenant not in action.allowed_tenants:
+        yield Reason(
+            policy="catalogue.tenants",
+            code="policy_denied",
+            text=f"Tenant {tenant} may not use {action.id}.",
+            step_id=step.step_id,
+        )
+
+
+def _by_environment(step: PlanStep, action: ActionSpec, catalogue: Catalogue) -> Iterator[Reason]:
+    for name, _ in action.parameters_of(ENVIRONMENT):
+        place = step.parameters.get(name)
+        environment = catalogue.environments.get(place) if isinstance(place, str) else None
+        if environment is None:
+            yield Reason(
+                policy="catalogue.environment",
+                code="policy_denied",
+                text=(
+                    f"The environment of {action.id} must be named in the plan itself, as one of "
+                    f"{', '.join(catalogue.environments)}."
+                ),
+                step_id=step.step_id,
+            )
+            continue
+        if not environment.allows(action.risk):
+            yield Reason(
+                policy="catalogue.max_risk",
+                code="policy_denied",
+                text=(
+                    f"{action.id} is of {action.risk} risk; {place} allows at most "
+                    f"{environment.max_risk} risk."
+                ),
+                step_id=step.step_id,
+            )
+        if action.allowed_environments is not None and place not in action.allowed_environments:
+            yield Reason(
+                policy="catalogue.allowed_environments",
+                code="policy_denied",
+                text=(
+                    f"{action.id} may run in {', '.join(action.allowed_environments)} only, "
+                    f"not in {place}."
+                ),
+                step_id=step.step_id,
+            )

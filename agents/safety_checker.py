@@ -1,4 +1,4 @@
-"""Safety checker: says whether a plan may run, by what the catalogue allows.
+"""Safety checker: says whether a plan may run, by what the catalogue allows and who approved.
 
 Consumes ``Plan``; emits ``Verdict``, bound to the hash of that very plan and recorded in the
 ledger before anybody hears of it. Nothing else writes verdicts, and executors run nothing without
@@ -6,17 +6,32 @@ one.
 """
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from agents.runtime import Context, role
 from agents.runtime.catalogue import ActionSpec, Catalogue
 from agents.runtime.catalogue.entries import ENVIRONMENT
 from agents.runtime.errors import PermanentError
-from schemas import AgentMessage, Plan, PlanStep, Reason, Verdict, hash_plan
+from schemas import (
+    AgentMessage,
+    Obligation,
+    Plan,
+    PlanStep,
+    Reason,
+    Verdict,
+    hash_plan,
+    remaining,
+)
+
+_APPROVERS = {"low": 1, "medium": 1, "high": 2}
+"""By risk, how many people must approve an action that needs approval."""
 
 
 @role("safety_checker")
 async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
     """Judge ``plan``; a plan that was judged before keeps its verdict.
+
+    The same plan with approvals is another evaluation, under a message id of its own.
 
     Raises:
         PermanentError: The plan's hash is not that of its steps.
@@ -28,12 +43,15 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
             code="invalid_plan",
         )
     objections = tuple(objections_to(plan, ctx.catalogue, tenant=ctx.tenant))
+    obligations = tuple(obligations_of(plan, ctx.catalogue, ctx.settings.approval_ttl))
+    missing = remaining(obligations, plan.approvals, requester=plan.requester)
     verdict = Verdict(
         request_id=plan.request_id,
         plan_id=ctx.message.message_id,
-        decision="denied" if objections else "approved",
-        reasons=objections,
+        decision="denied" if objections else "needs_approval" if missing else "approved",
+        reasons=objections or tuple(_wanted(each, plan) for each in missing),
         plan=plan,
+        obligations=() if objections else obligations,
     )
     return await ctx.ledger.record_verdict(ctx.compose(verdict, 0))
 
@@ -53,6 +71,32 @@ def objections_to(plan: Plan, catalogue: Catalogue, *, tenant: str) -> Iterator[
         yield from _mismatches(step, action)
         yield from _by_action(step, action, tenant)
         yield from _by_environment(step, action, catalogue)
+
+
+def obligations_of(plan: Plan, catalogue: Catalogue, within: timedelta) -> Iterator[Obligation]:
+    """Whose approval the steps of ``plan`` need, by the catalogue, and how soon."""
+    for step in plan.steps:
+        action = catalogue.actions.get(step.action)
+        if action is not None and action.needs_approval:
+            yield Obligation(
+                policy="catalogue.approval",
+                approvers=_APPROVERS[action.risk],
+                step_id=step.step_id,
+                expires_after=within.total_seconds(),
+            )
+
+
+def _wanted(obligation: Obligation, plan: Plan) -> Reason:
+    action = next(step.action for step in plan.steps if step.step_id == obligation.step_id)
+    number = obligation.approvers
+    more = " more" if plan.approvals else ""
+    who = f"one{more} person" if number == 1 else f"{number}{more} people"
+    return Reason(
+        policy=obligation.policy,
+        code="needs_approval",
+        text=f"{action} needs the approval of {who} other than {plan.requester}.",
+        step_id=obligation.step_id,
+    )
 
 
 def _mismatches(step: PlanStep, action: ActionSpec) -> Iterator[Reason]:
@@ -78,13 +122,6 @@ def _mismatches(step: PlanStep, action: ActionSpec) -> Iterator[Reason]:
 
 
 def _by_action(step: PlanStep, action: ActionSpec, tenant: str) -> Iterator[Reason]:
-    if action.needs_approval:
-        yield Reason(
-            policy="catalogue.approval",
-            code="policy_denied",
-            text=f"{action.id} needs a person's approval, which cannot be given yet.",
-            step_id=step.step_id,
-        )
     if action.allowed_tenants is not None and tenant not in action.allowed_tenants:
         yield Reason(
             policy="catalogue.tenants",

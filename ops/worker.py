@@ -18,6 +18,7 @@ from agents.runtime.collector import calm_the_collector
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.host import Declarations, hosting
 from agents.runtime.ledger.retention import check_retention
+from agents.runtime.principals import PrincipalsFromFile
 from agents.runtime.settings import Settings, load_settings
 from agents.runtime.telemetry import configure_logging
 from agents.runtime.topology import load_topology
@@ -77,6 +78,9 @@ def load_declarations(settings: Settings) -> Declarations:
     return Declarations(
         topology=topology,
         catalogue=load_catalogue(settings.actions_file, SETTINGS_MODELS),
+        principals=PrincipalsFromFile(
+            settings.principals_file, trusts_unsigned=settings.trust_unsigned_commands
+        ),
     )
 
 

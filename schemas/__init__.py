@@ -3,9 +3,10 @@
 Importing it loads pydantic and nothing else of weight.
 """
 
+from schemas.approval import Approval, ApprovalRequest, Obligation, is_same_person, remaining, unmet
 from schemas.base import PRODUCTION_LANE, JsonObject, Model, Payload
 from schemas.canonical import canonical_json, sha256_of
-from schemas.command import Command
+from schemas.command import Command, CommandAnswer
 from schemas.envelope import AgentMessage, compose, envelope_type
 from schemas.outcome import Outcome
 from schemas.plan import (
@@ -29,7 +30,10 @@ __all__ = [
     "PAYLOADS",
     "PRODUCTION_LANE",
     "AgentMessage",
+    "Approval",
+    "ApprovalRequest",
     "Command",
+    "CommandAnswer",
     "CostEstimate",
     "ExecutionReport",
     "ExecutionRequest",
@@ -41,6 +45,7 @@ __all__ = [
     "JsonObject",
     "Judgement",
     "Model",
+    "Obligation",
     "Outcome",
     "Payload",
     "Plan",
@@ -58,5 +63,8 @@ __all__ = [
     "compose",
     "envelope_type",
     "hash_plan",
+    "is_same_person",
+    "remaining",
     "sha256_of",
+    "unmet",
 ]

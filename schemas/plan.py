@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from schemas.approval import Approval
 from schemas.base import (
     ActionId,
     Identifier,
@@ -137,6 +138,8 @@ class Intent(Payload):
 class Plan(Payload):
     """The steps of an execution as a directed acyclic graph, bound by ``plan_hash``."""
 
+    schema_version: ClassVar[int] = 2
+
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -172,6 +175,8 @@ class Plan(Payload):
     plan_hash: Sha256
     evaluation: Annotated[int, Field(ge=1)] = 1
     """Rises each time the router sends the plan back to be judged again."""
+    approvals: tuple[Approval, ...] = ()
+    """Who has approved it so far, as the router found; the hash does not cover them."""
 
 
 def hash_plan(steps: tuple[PlanStep, ...], *, lane: str, correlation_id: UUID) -> str:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, model_validator
 
+from schemas.approval import Obligation
 from schemas.base import Code, Model, Name, Payload, StepId, Text
 from schemas.plan import Plan
 
@@ -24,6 +25,8 @@ class Reason(Model):
 
 class Verdict(Payload):
     """The decision on one plan, bound to its hash; it carries the plan that it judges."""
+
+    schema_version: ClassVar[int] = 2
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
@@ -71,11 +74,16 @@ class Verdict(Payload):
     decision: Decision
     reasons: tuple[Reason, ...]
     plan: Plan
+    obligations: tuple[Obligation, ...] = ()
+    """For ``needs_approval``: who must approve before it is judged again. Those that the plan's
+    approvals meet already may be among them."""
 
     @model_validator(mode="after")
     def _a_refusal_says_why(self) -> Self:
         if self.decision != "approved" and not self.reasons:
             raise ValueError(f"a verdict that is {self.decision} gives at least one reason")
+        if self.decision == "needs_approval" and not self.obligations:
+            raise ValueError("a verdict that is needs_approval says who must approve")
         return self
 
     @property

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ from agents.runtime.metrics import Metrics
 from agents.runtime.outage import START, Outage, Outages, patiently
 from agents.runtime.overseer import overseeing
 from agents.runtime.ports import OutboxRow
+from agents.runtime.principals import Identifies, Principals
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
@@ -61,6 +62,7 @@ class Declarations:
 
     topology: Topology
     catalogue: Catalogue
+    principals: Identifies = field(default_factory=Principals)
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -162,6 +164,7 @@ async def hosting(
             clock=clock,
             breakers=breakers,
             metrics=metrics,
+            principals=declarations.principals,
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
         )
         writers = partial(

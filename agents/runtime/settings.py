@@ -93,6 +93,17 @@ class Settings(BaseSettings):
     ledger_retention: Duration = timedelta(days=45)
     """How long the ledger remembers an execution that has ended, such as ``45d``; longer than any
     of its messages can come back, see :mod:`agents.runtime.ledger.retention`."""
+    approval_ttl: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=30))] = timedelta(
+        hours=1
+    )
+    """How long an execution waits for people's approval before it expires, such as ``1h``."""
+    principals_file: Path | None = None
+    """Who may issue commands, with their public keys, see :mod:`agents.runtime.principals`."""
+    trust_unsigned_commands: bool = False
+    """Whether the access rules of the commands topic are strict enough that an unsigned command is
+    from whom it says. A signature that is there must be right all the same."""
+    signing_key_file: Path | None = None
+    """The private key with which the command line signs; for people, not for workers."""
     playground_url: str = "http://127.0.0.1:8099"
     """Where the shipped catalogue's HTTP actions go."""
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"

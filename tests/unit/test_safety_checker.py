@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from agents.runtime.errors import PermanentError
-from agents.runtime.testing import fake_context, fake_services, message_with, test_id
+from agents.runtime.testing import EPOCH, fake_context, fake_services, message_with, test_id
 from agents.safety_checker import check
-from schemas import CostEstimate, Plan, PlanStep, RetryPolicy, Verdict, hash_plan
+from schemas import Approval, CostEstimate, Plan, PlanStep, RetryPolicy, Verdict, hash_plan
 
 SERVICES = fake_services()
 
@@ -115,3 +115,66 @@ async def test_a_plan_that_was_judged_keeps_its_verdict() -> None:
     first = await check(plan, context)
     services.clock.advance(60)  # type: ignore[attr-defined]  # the test's own clock
     assert await check(plan, context) == first
+
+
+DELETE = plan_of("service.delete", {"service": "checkout", "environment": "staging"})
+
+
+def approved_by(*names: str) -> Plan:
+    approvals = tuple(
+        Approval(approver=name, approved_at=EPOCH, command_id=test_id(name), is_signed=True)
+        for name in names
+    )
+    return DELETE.model_copy(update={"approvals": approvals, "evaluation": 2})
+
+
+async def test_what_needs_approval_says_of_how_many_people_and_for_how_long() -> None:
+    verdict = await verdict_on(DELETE)
+    assert verdict.decision == "needs_approval"
+    [obligation] = verdict.obligations
+    assert (obligation.approvers, obligation.step_id) == (2, "only")
+    assert obligation.expires_after == 3600
+    assert verdict.reasons[0].text == (
+        "service.delete needs the approval of 2 people other than ann."
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "decision"),
+    [
+        (("bob",), "needs_approval"),
+        (("bob", "BOB"), "needs_approval"),
+        (("bob", "ann"), "needs_approval"),
+        (("bob", "carol"), "approved"),
+    ],
+)
+async def test_with_its_approvals_the_plan_is_judged_again(
+    names: tuple[str, ...], decision: str
+) -> None:
+    assert (await verdict_on(approved_by(*names))).decision == decision
+
+
+async def test_no_approval_lifts_what_is_forbidden() -> None:
+    plan = plan_of("service.delete", {"service": "checkout", "environment": "production"})
+    approvals = approved_by("bob", "carol").approvals
+    verdict = await verdict_on(plan.model_copy(update={"approvals": approvals}))
+    assert (verdict.decision, verdict.obligations) == ("denied", ())
+
+
+async def test_each_evaluation_of_a_plan_has_a_verdict_of_its_own() -> None:
+    services = fake_services()
+    decisions = []
+    for plan in (DELETE, approved_by("bob", "carol"), DELETE):
+        message = message_with(plan, name=f"evaluation {plan.evaluation}")
+        recorded = await check(plan, fake_context(plan, services=services, message=message))
+        decisions.append(recorded.payload.decision)
+    assert decisions == ["needs_approval", "approved", "needs_approval"]
+    hashes = [
+        await services.ledger.approved_plan_hash(
+            lane="",
+            correlation_id=test_id("execution"),
+            plan_id=test_id(f"evaluation {evaluation}"),
+        )
+        for evaluation in (1, 2)
+    ]
+    assert hashes == [None, DELETE.plan_hash]

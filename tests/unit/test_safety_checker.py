@@ -169,12 +169,12 @@ async def test_each_evaluation_of_a_plan_has_a_verdict_of_its_own() -> None:
         recorded = await check(plan, fake_context(plan, services=services, message=message))
         decisions.append(recorded.payload.decision)
     assert decisions == ["needs_approval", "approved", "needs_approval"]
-    hashes = [
-        await services.ledger.approved_plan_hash(
+    permits = [
+        await services.ledger.approval(
             lane="",
             correlation_id=test_id("execution"),
             plan_id=test_id(f"evaluation {evaluation}"),
         )
         for evaluation in (1, 2)
     ]
-    assert hashes == [None, DELETE.plan_hash]
+    assert [each and each.plan_hash for each in permits] == [None, DELETE.plan_hash]

@@ -1,13 +1,15 @@
 """Router: the one state machine per execution, and the only role that ends one.
 
-Consumes ``Verdict``, ``StepResult``, ``Outcome`` and ``Command``; emits ``Step`` to executors and
-an ``ExecutionState`` at each change. What to do is decided by :mod:`agents.routing`, which is
+Consumes ``Verdict``, ``StepResult``, ``Outcome`` and ``Command``; emits ``Step`` to executors, an
+``ExecutionState`` at each change, a ``CommandAnswer`` to each command, and the ``Plan`` once more
+when it has been approved. What to do is decided by :mod:`agents.routing`, which is
 pure; the ledger keeps run, inbox and outbox in one transaction, so that a crash anywhere neither
 loses nor doubles a decision.
 """
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -23,12 +25,15 @@ from agents.runtime import Context, InfrastructureError, Services, role
 from agents.runtime.errors import ErrorCode
 from agents.runtime.ledger.retention import HourlySweep
 from agents.runtime.ports import OutboxRow, Refusal, RunRecord, Transition
+from agents.runtime.principals import Issuer
 from schemas import (
     AgentMessage,
     Command,
+    CommandAnswer,
     ExecutionState,
     Outcome,
     Payload,
+    Plan,
     Step,
     StepResult,
     Verdict,
@@ -78,14 +83,15 @@ async def give_up(code: ErrorCode, reason: str, ctx: Context) -> Sequence[Outbox
 @role(ROLE, ticker=tick, keeps_order=True, gives_up=give_up)
 async def route(
     event: Verdict | StepResult | Outcome | Command, ctx: Context
-) -> Sequence[OutboxRow[Step | ExecutionState]]:
+) -> Sequence[OutboxRow[Step | ExecutionState | Plan | CommandAnswer]]:
     """Move the execution by one message."""
-    del event  # the machine matches on the envelope, which carries it
     message = ctx.message
+    # Found out once, and outside of the transaction: checking a signature takes its time.
+    issuer = ctx.services.principals.identify(message) if isinstance(event, Command) else None
     return await ctx.ledger.advance(
         lane=ctx.lane,
         correlation_id=ctx.correlation_id,
-        event_id=message.message_id,
+        event_id=_inbox_id(message),
         decide=lambda record: decide(
             record,
             message,
@@ -95,7 +101,25 @@ async def route(
             now=ctx.now(),
             broker_id=ctx.services.broker_id,
             limits=_limits(ctx.services),
+            issuer=issuer,
         ),
+    )
+
+
+def _inbox_id(message: AgentMessage[Any]) -> UUID:
+    """What the inbox knows a message by.
+
+    People choose the ids of their commands. One that repeats the id of another, for another
+    execution, must not keep that one from being heard.
+    """
+    if not isinstance(message.payload, Command):
+        return message.message_id
+    return derive_message_id(
+        lane=message.lane,
+        correlation_id=message.correlation_id,
+        role=ROLE,
+        cause=f"command:{message.message_id}",
+        index=0,
     )
 
 
@@ -197,25 +221,35 @@ def decide(
     now: datetime,
     broker_id: str,
     limits: Limits,
+    issuer: Issuer | Refusal | None = None,
 ) -> Transition:
-    """The state machine's answer in the ledger's terms: a record to write, envelopes to send."""
+    """The state machine's answer in the ledger's terms: a record to write, envelopes to send.
+
+    A refused command is no dead letter: whoever issued it gets an answer, as for any other.
+    """
     run = None if record is None else Run.model_validate_json(record.document)
     # Retries of steps that failed together are spread by the event's own id, not by chance, so
     # that the same events always give the same decisions.
     jitter = (event_id.int & 0xFFFF) / 0xFFFF
-    answer = react(run, event, now=now, jitter=jitter, broker_id=broker_id, limits=limits)
+    answer = react(
+        run, event, now=now, jitter=jitter, broker_id=broker_id, limits=limits, issuer=issuer
+    )
     if answer is None and isinstance(event, Wakeup) and run is not None and _is_due(record, now):
         # It was to be woken by limits that have been raised since: they count from now on.
         answer = Moved(next_version(run, run.cause, now))
-    match answer:
-        case None:
+    match answer, event:
+        case None, _:
             return Transition(run=None)
-        case Refusal() as refusal:
+        case Refusal() as refusal, AgentMessage(payload=Command() as command):
+            about = run or event  # a command can come before there is a run
+            envelope = _Envelopes(about, event.message_id, lane, correlation_id, event_id, now)
+            return Transition(run=None, emits=(envelope(0, _answer(command, refusal)),))
+        case Refusal() as refusal, _:
             return Transition(run=None, refusal=refusal)
-        case Moved() as moved:
+        case Moved() as moved, _:
             return Transition(
                 run=_as_record(moved.run, lane, correlation_id, limits),
-                emits=_envelopes(moved, lane, correlation_id, event_id, now),
+                emits=_emitted(moved, event, lane, correlation_id, event_id, now),
                 discards_outbox=isinstance(event, BrokerLost),
             )
 
@@ -241,35 +275,67 @@ def _as_record(run: Run, lane: str, correlation_id: UUID, limits: Limits) -> Run
     )
 
 
-def _envelopes(
-    moved: Moved, lane: str, correlation_id: UUID, event_id: UUID, now: datetime
-) -> tuple[AgentMessage[Any], ...]:
-    run = moved.run
+@dataclass(frozen=True, slots=True)
+class _Envelopes:
+    """Puts what one event brings about into envelopes; their ids come from the event's."""
 
-    def envelope(index: int, payload: Payload, *, attempt: int = 1, to: str | None = None) -> Any:
+    about: Run | AgentMessage[Any]
+    """What knows whose execution it is."""
+    cause: UUID
+    lane: str
+    correlation_id: UUID
+    event_id: UUID
+    now: datetime
+
+    def __call__(
+        self, index: int, payload: Payload, *, attempt: int = 1, to: str | None = None
+    ) -> AgentMessage[Any]:
+        """The ``index``-th message."""
         return compose(
             payload,
             message_id=derive_message_id(
-                lane=lane,
-                correlation_id=correlation_id,
+                lane=self.lane,
+                correlation_id=self.correlation_id,
                 role=ROLE,
-                cause=event_id,
+                cause=self.event_id,
                 index=index,
             ),
-            correlation_id=correlation_id,
-            causation_id=run.cause,
+            correlation_id=self.correlation_id,
+            causation_id=self.cause,
             from_agent=ROLE,
             to_agent=to,
-            tenant=run.tenant,
-            lane=lane,
-            timestamp=now,
-            received_at=run.received_at,
+            tenant=self.about.tenant,
+            lane=self.lane,
+            timestamp=self.now,
+            received_at=self.about.received_at,
             attempt=attempt,
-            external_id=run.external_id,
+            external_id=self.about.external_id,
         )
 
-    steps = (
-        envelope(index, step, attempt=step.attempt, to=f"executor_{step.executor}")
-        for index, step in enumerate(moved.dispatch, start=1)
+
+def _emitted(
+    moved: Moved, event: Event, lane: str, correlation_id: UUID, event_id: UUID, now: datetime
+) -> tuple[AgentMessage[Any], ...]:
+    run = moved.run
+    envelope = _Envelopes(run, run.cause, lane, correlation_id, event_id, now)
+    emitted = [envelope(0, run.as_state(moved.judgement))]
+    for step in moved.dispatch:
+        to = f"executor_{step.executor}"
+        emitted.append(envelope(len(emitted), step, attempt=step.attempt, to=to))
+    if moved.plan is not None:
+        emitted.append(envelope(len(emitted), moved.plan, to="safety_checker"))
+    if isinstance(event, AgentMessage) and isinstance(event.payload, Command):
+        emitted.append(envelope(len(emitted), _answer(event.payload, run)))
+    return tuple(emitted)
+
+
+def _answer(command: Command, came_of_it: Run | Refusal) -> CommandAnswer:
+    is_accepted = isinstance(came_of_it, Run)
+    return CommandAnswer(
+        command_id=command.command_id,
+        kind=command.kind,
+        issued_by=command.issued_by,
+        is_accepted=is_accepted,
+        code=None if is_accepted else came_of_it.code,
+        reason=came_of_it.reason,
     )
-    return (envelope(0, run.as_state(moved.judgement)), *steps)

@@ -23,6 +23,7 @@ _MOUNTED: Final = {
     "partitions": ("ops.partitions", "partitions_app"),
     "ledger": ("ops.sweep", "ledger_app"),
     "policies": ("ops.policy_commands", "policies_app"),
+    "approvals": ("ops.approving", "approvals_app"),
 }
 """Groups of commands that live in modules of their own, loaded when they are used."""
 
@@ -71,6 +72,10 @@ app.add_typer(
 app.add_typer(
     typer.Typer(help="Check, test and explain the policies.", no_args_is_help=True),
     name="policies",
+)
+app.add_typer(
+    typer.Typer(help="See what waits for approval; make keys for approvers.", no_args_is_help=True),
+    name="approvals",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -300,6 +305,64 @@ def watch(
     from ops.watch import run
 
     run(_settings(database=database), execution)
+
+
+By = Annotated[
+    str | None,
+    typer.Option(help="Who you are, in the list of principals.", show_default="your login"),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option("--key", help="Your private key.", show_default="MILLSTREAM_SIGNING_KEY_FILE"),
+]
+PlanHash = Annotated[
+    str | None,
+    typer.Option(help="The plan that you have seen.", show_default="the one that is printed"),
+]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait for the router's answer.")]
+
+
+@app.command("approve", help="Approve the plan of an execution; exit with 1 when that is refused.")
+@app.command("reject", help="Reject the plan of an execution; exit with 1 when that is refused.")
+def decide(
+    ctx: typer.Context,
+    execution: Execution,
+    *,
+    reason: Annotated[str | None, typer.Option(help="Why, for everybody to read.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Who you are, in the list of principals.", show_default="your login"),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Your private key.", show_default="MILLSTREAM_SIGNING_KEY_FILE"),
+    ] = None,
+    plan_hash: Annotated[
+        str | None,
+        typer.Option(help="The plan that you have seen.", show_default="the one that is printed"),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for the router's answer.")
+    ] = 30.0,
+    kafka: Kafka = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what you think of an execution's plan, signed with your key."""
+    from ops.approving import run
+
+    code = run(
+        _settings(kafka=kafka, database=database),
+        "approve" if ctx.info_name == "approve" else "reject",
+        execution,
+        by=by,
+        key=key,
+        reason=reason,
+        plan_hash=plan_hash,
+        timeout=timeout,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
 
 
 ReadyFile = Annotated[

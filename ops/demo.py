@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import httpx
 from rich import box
@@ -17,9 +18,11 @@ from rich.text import Text
 from agents.runtime.errors import MillstreamError
 from agents.runtime.settings import PREFIX
 from ops import render
-from ops.history import History, opened
+from ops.approvals import decide, speaker_of, wait_for_approval
+from ops.approving import said
+from ops.history import History, connected, opened
 from ops.stack import Stack, StackOptions
-from ops.story import STORY, Scene
+from ops.story import APPROVERS, STORY, Scene
 from ops.submit import make_submission, send
 from ops.up import stop_signals_ignored, stop_signals_interrupt, where_things_are
 from ops.waiting import wait_for_completion
@@ -43,7 +46,7 @@ def run() -> int:
         tempfile.TemporaryDirectory(prefix="millstream-demo-") as folder,
     ):
         stack = Stack(
-            StackOptions(state=Path(folder), temporary=True),
+            StackOptions(state=Path(folder), temporary=True, approvers=APPROVERS),
             tell=lambda line: console.print(Text(f"… {line}", "dim")),
         )
         try:
@@ -90,12 +93,28 @@ def _play(
     submission = make_submission(scene.text, plan=scene.plan, user="demo")
     asyncio.run(send(stack.settings, submission))
     try:
+        _approve(scene, stack, submission.execution_id, console)
         timeline = wait_for_completion(history, submission.execution_id, timeout=_PATIENCE)
     except MillstreamError as error:
         dead = stack.dead_child()
         return error.reason if dead is None else f"{dead.name} has ended:\n{dead.log_tail()}"
     console.print(render.render_timeline(timeline))
     return scene.problem(timeline)
+
+
+def _approve(scene: Scene, stack: Stack, execution: UUID, console: Console) -> None:
+    """Let those approve who do so in the story."""
+    if not scene.approved_by:
+        return
+    settings = stack.settings
+    with connected(settings) as connection:
+        waits = wait_for_approval(connection, execution, lane=settings.lane, timeout=_PATIENCE)
+        for name in scene.approved_by:
+            command = f"   millstream approve {execution} --by {name} --key {name}.pem"
+            console.print(Text(command, "cyan"), soft_wrap=True)
+            speaker = speaker_of(settings, name, stack.keys[name])
+            answer = decide(settings, connection, "approve", waits, speaker, timeout=_PATIENCE)
+            console.print(Text("   ") + said(answer), soft_wrap=True)
 
 
 def _state(client: httpx.Client) -> dict[str, dict[str, str]]:

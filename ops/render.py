@@ -160,13 +160,19 @@ def _add_event(grid: Table, timeline: Timeline, event: Event) -> None:
         case "Verdict":
             _add_verdict(grid, at, payload)
         case "Command":
-            text = Text(f"{payload['kind']} by {payload['issued_by']}")
-            grid.add_row(at, "command", text)
+            why = f": {payload['reason']}" if payload.get("reason") else ""
+            grid.add_row(at, "command", Text(f"{payload['kind']} by {payload['issued_by']}{why}"))
+        case "CommandAnswer" if not payload["is_accepted"]:
+            code = (f"  {payload['code']}", "dim")
+            text = Text.assemble(("refused  ", "yellow"), payload["reason"] or "", code)
+            grid.add_row(at, "", text)
         case _:
             return
 
 
 def _plan(payload: Mapping[str, Any]) -> Text:
+    if approvers := [approval["approver"] for approval in payload.get("approvals", ())]:
+        return Text(f"judged again, approved by {' and '.join(approvers)}")
     steps = payload["steps"]
     cost = sum(float(part) for part in payload["cost"].values())
     about = [f"{len(steps)} {'step' if len(steps) == 1 else 'steps'}"]

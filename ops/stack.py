@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from agents.runtime.host import kafka_config
 from agents.runtime.kafka_admin import KafkaAdmin, wait_until_reachable
 from agents.runtime.settings import PREFIX, Settings, load_settings
 from agents.runtime.topology import load_topology
+from ops.keys import login, provide_keys
 from ops.local import (
     EmbeddedPostgres,
     KafkaBroker,
@@ -71,6 +72,8 @@ class StackOptions:
     """Whether nothing is kept: Postgres does not wait for the disk, and its data go with it."""
     lane: str | None = None
     """The lane that the stack serves; that of the environment if not given."""
+    approvers: tuple[str, ...] = field(default_factory=lambda: (login(),))
+    """Who gets a key to approve with, unless the environment names a list of principals."""
 
 
 class Stack:
@@ -90,6 +93,7 @@ class Stack:
         self._environment: dict[str, str] = {}
         self._children: dict[str, LocalProcess] = {}
         self._parts: dict[str, Part] = {}
+        self._keys: Mapping[str, Path] = {}
         self._record: RunningStack | None = None
         self._workers: tuple[str, ...] = (WORKER,)
         self.topics = 0
@@ -109,6 +113,11 @@ class Stack:
     def environment(self) -> Mapping[str, str]:
         """The ``MILLSTREAM_*`` variables with which a process joins this stack."""
         return self._environment
+
+    @property
+    def keys(self) -> Mapping[str, Path]:
+        """By approver, the private key that was made for them."""
+        return self._keys
 
     @property
     def settings(self) -> Settings:
@@ -173,6 +182,8 @@ class Stack:
         self._environment[session_timeout] = os.environ.get(session_timeout, "6")
         if options.lane is not None:
             self._environment[PREFIX + "LANE"] = options.lane
+        if PREFIX + "PRINCIPALS_FILE" not in os.environ:
+            self._provide_keys()
         self._tell("starting broker, database and playground")
         _together(self._start_kafka, self._start_postgres, self._start_playground)
         settings = self.settings
@@ -186,6 +197,12 @@ class Stack:
             )
         self._record = RunningStack.of_this_process(self._state, self._environment, self.parts)
         self._record.publish()
+
+    def _provide_keys(self) -> None:
+        listed, self._keys = provide_keys(self._state / "keys", self._options.approvers)
+        self._environment[PREFIX + "PRINCIPALS_FILE"] = str(listed)
+        own = next(iter(self._keys.values()))
+        self._environment[PREFIX + "SIGNING_KEY_FILE"] = str(own)
 
     def _start_kafka(self) -> None:
         options = self._options

@@ -9,6 +9,8 @@ from ops.timeline import Timeline
 from schemas import ExecutionStatus
 
 Check = Callable[[Timeline], bool]
+APPROVERS: Final = ("ann", "bob")
+"""Who has a key in the story."""
 EXAMPLES: Final = Path(__file__).with_name("examples")
 
 
@@ -25,6 +27,8 @@ class Scene:
     plan: Path | None = None
     fault: dict[str, Any] | None = None
     """What the playground is told beforehand."""
+    approved_by: tuple[str, ...] = ()
+    """Who approves it, one after the other, each with a key of their own."""
 
     @property
     def asked(self) -> str:
@@ -62,6 +66,11 @@ def _compared_in_parallel(timeline: Timeline) -> bool:
         and max(began) - min(began) == 1
         and steps["tell"].parameters["text"] == f"checkout: {steps['compare'].output['summary']}"
     )
+
+
+def _approved_by_both(timeline: Timeline) -> bool:
+    verdicts = [e.payload["decision"] for e in timeline.events if e.message_type == "Verdict"]
+    return _all_succeeded(1)(timeline) and verdicts == ["needs_approval", "approved"]
 
 
 def _third_attempt(timeline: Timeline) -> bool:
@@ -105,5 +114,12 @@ STORY: Final = (
         fault={"service": "inventory", "environment": "staging", "count": 2, "status": 503},
         ends=ExecutionStatus.SUCCESS,
         shows=_third_attempt,
+    ),
+    Scene(
+        intro="What destroys needs two people, neither of them the requester; each signs.",
+        text="delete search in staging",
+        approved_by=APPROVERS,
+        ends=ExecutionStatus.SUCCESS,
+        shows=_approved_by_both,
     ),
 )

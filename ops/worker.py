@@ -19,6 +19,7 @@ from agents.runtime.collector import calm_the_collector
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.host import Declarations, hosting
 from agents.runtime.ledger.retention import check_retention
+from agents.runtime.principals import PrincipalsFromFile
 from agents.runtime.settings import Settings, load_settings
 from agents.runtime.telemetry import configure_logging
 from agents.runtime.topology import load_topology
@@ -76,7 +77,14 @@ def load_declarations(settings: Settings) -> Declarations:
     topology = load_topology(settings.topics_file)
     check_retention(settings.ledger_retention, topology)
     catalogue = load_catalogue(settings.actions_file, SETTINGS_MODELS)
-    return Declarations(topology, catalogue, load_policies(settings, catalogue))
+    return Declarations(
+        topology=topology,
+        catalogue=catalogue,
+        policies=load_policies(settings, catalogue),
+        principals=PrincipalsFromFile(
+            settings.principals_file, trusts_unsigned=settings.trust_unsigned_commands
+        ),
+    )
 
 
 def load_policies(settings: Settings, catalogue: Catalogue) -> PolicyFolder:

@@ -6,7 +6,7 @@ Importing it loads pydantic and nothing else of weight.
 from schemas.approval import Approval, ApprovalRequest, Obligation, is_same_person, remaining, unmet
 from schemas.base import PRODUCTION_LANE, JsonObject, Model, Payload
 from schemas.canonical import canonical_json, sha256_of
-from schemas.command import Command
+from schemas.command import Command, CommandAnswer
 from schemas.envelope import AgentMessage, compose, envelope_type
 from schemas.outcome import Outcome
 from schemas.plan import (
@@ -33,6 +33,7 @@ __all__ = [
     "Approval",
     "ApprovalRequest",
     "Command",
+    "CommandAnswer",
     "CostEstimate",
     "ExecutionReport",
     "ExecutionRequest",

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from schemas.base import Payload
-from schemas.command import Command
+from schemas.command import Command, CommandAnswer
 from schemas.outcome import Outcome
 from schemas.plan import Intent, Plan
 from schemas.report import ExecutionReport
@@ -19,6 +19,7 @@ PAYLOADS: Final[Mapping[str, type[Payload]]] = MappingProxyType(
         payload.__name__: payload
         for payload in (
             Command,
+            CommandAnswer,
             ExecutionReport,
             ExecutionRequest,
             ExecutionState,

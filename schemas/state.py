@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from schemas.approval import ApprovalRequest
 from schemas.base import (
     ActionId,
     Code,
@@ -108,6 +109,8 @@ class Judgement(Model):
 class ExecutionState(Payload):
     """One version of an execution's state; readers keep the highest version."""
 
+    schema_version: ClassVar[int] = 2
+
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -153,6 +156,8 @@ class ExecutionState(Payload):
     """The verdict that led to this version; later versions do not repeat it."""
     steps: tuple[StepState, ...] = ()
     cost: CostEstimate = CostEstimate()
+    approval: ApprovalRequest | None = None
+    """Who must approve and who has, where the execution needed or needs approval."""
     started_at: UtcDatetime
     updated_at: UtcDatetime
 

@@ -76,7 +76,7 @@ class Verdict(Payload):
     plan: Plan
     obligations: tuple[Obligation, ...] = ()
     """For ``needs_approval``: who must approve before it is judged again. Those that the plan's
-    approvals meet already may be among them."""
+    approvals meet already may be among them; what is denied has none."""
     policies: tuple[Name, ...] = ()
     """The ids of the policies that spoke, for or against."""
     policy_set: Sha256 | None = None

@@ -196,12 +196,12 @@ def _oblige(
 
 
 def _conclude(plan: Plan, found: _Findings, digest: str) -> Assessment:
-    obligations = tuple(found.obligations)
+    obligations: tuple[Obligation, ...] = tuple(found.obligations)
     missing = unmet(obligations, plan.approvals, requester=plan.requester)
     decision: Decision
     reasons: tuple[Reason, ...]
     if found.denials:
-        decision, reasons = "denied", tuple(found.denials)
+        decision, reasons, obligations = "denied", tuple(found.denials), ()
     elif missing:
         decision = "needs_approval"
         reasons = tuple(_request(plan, each, found.asks) for each in missing)

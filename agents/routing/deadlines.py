@@ -41,10 +41,14 @@ def next_wakeup(run: Run, limits: Limits) -> datetime | None:
         if due is None or late < due:
             due = late
     due = None if due is None else due.replace(second=0, microsecond=0) + _GRAIN
+    exact = None
     if run.retry_at and run.status is ExecutionStatus.RUNNING:
-        retry = min(run.retry_at.values())
-        return retry if due is None else min(due, retry)
-    return due
+        exact = min(run.retry_at.values())
+    elif run.approval is not None and run.status is ExecutionStatus.NEEDS_APPROVAL:
+        exact = run.approval.expires_at
+    if due is None or exact is None:
+        return due or exact
+    return min(due, exact)
 
 
 def is_over_time(run: Run, now: datetime, limits: Limits) -> bool:

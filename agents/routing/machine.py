@@ -10,11 +10,13 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
+from agents.routing import approvals
 from agents.routing.deadlines import DEADLINE_EXCEEDED, Limits, is_over_time, unanswered
 from agents.routing.progress import SETTLED, Moved, next_version, progress, skip_pending
 from agents.routing.run import Run
 from agents.runtime.errors import ErrorCode
 from agents.runtime.ports import Refusal
+from agents.runtime.principals import Issuer
 from schemas import (
     AgentMessage,
     Command,
@@ -69,6 +71,7 @@ def react(
     jitter: float,
     broker_id: str,
     limits: Limits = _DEFAULT_LIMITS,
+    issuer: Issuer | Refusal | None = None,
 ) -> Answer:
     """What ``event`` makes of ``run``.
 
@@ -79,6 +82,7 @@ def react(
         jitter: Between 0 and 1; spreads retries of steps that failed together.
         broker_id: The broker that a new run belongs to.
         limits: How long things may take.
+        issuer: Who stands behind a command, or why that cannot be said.
     """
     match event:
         case GivenUp():
@@ -88,7 +92,7 @@ def react(
         case AgentMessage(payload=Outcome() as outcome):
             return _conclude(run, event, outcome, now, broker_id)
         case AgentMessage(payload=Command() as command):
-            return _obey(run, event, command, now, broker_id)
+            return _obey(run, event, command, issuer, now, broker_id)
         case _:
             return None if run is None else _go_on(run, event, now, jitter, limits)
 
@@ -145,12 +149,14 @@ def _in_use(run: Run, request_id: UUID) -> Refusal | None:
 def _judge(
     run: Run | None, message: AgentMessage[Payload], verdict: Verdict, now: datetime, broker: str
 ) -> Answer:
+    cause, plan = message.message_id, verdict.plan
     if run is not None and not _awaits_its_request(run):
-        # A second request is refused; a repeated verdict changes nothing.
-        return _in_use(run, verdict.request_id)
-    plan = verdict.plan
-    cancelled = run
-    run = _begin(message, now, broker).replace(
+        if not approvals.is_expected(run, verdict):
+            # A second request is refused; a repeated verdict changes nothing.
+            return _in_use(run, verdict.request_id)
+        moved = _judged(run.replace(plan=plan, plan_id=verdict.plan_id), verdict, cause, now)
+        return replace(moved, judgement=Judgement.by(cause, verdict))
+    begun = _begin(message, now, broker).replace(
         request_id=verdict.request_id,
         title=plan.title,
         requester=plan.requester,
@@ -161,22 +167,30 @@ def _judge(
             for step in plan.steps
         ),
     )
-    if cancelled is not None:
-        run = _absorbed(cancelled, run)
-    elif verdict.decision == "approved":
-        run = run.moved(ExecutionStatus.RUNNING)
-    else:
-        run = _refused(run, verdict)
-    judgement = Judgement.by(message.message_id, verdict)
-    return replace(progress(run, message.message_id, now), judgement=judgement)
+    moved = (
+        _judged(begun, verdict, cause, now)
+        if run is None
+        else progress(_absorbed(run, begun), cause, now)
+    )
+    return replace(moved, judgement=Judgement.by(cause, verdict))
 
 
-def _refused(run: Run, verdict: Verdict) -> Run:
+def _judged(run: Run, verdict: Verdict, cause: UUID, now: datetime) -> Moved:
+    if verdict.decision == "approved":
+        return progress(run.moved(ExecutionStatus.RUNNING), cause, now)
+    if verdict.decision == "needs_approval":
+        return _considered(approvals.ask(run, verdict, now), cause, now)
     code = verdict.reasons[0].code
     reason = " ".join(reason.text for reason in verdict.reasons)[:10_000]
-    if verdict.decision == "needs_approval":
-        return run.moved(ExecutionStatus.NEEDS_APPROVAL, code=code, reason=reason)
-    return skip_pending(run).moved(ExecutionStatus.DENIED, code=code, reason=reason)
+    denied = skip_pending(run).moved(ExecutionStatus.DENIED, code=code, reason=reason)
+    return progress(denied, cause, now)
+
+
+def _considered(considered: approvals.Considered, cause: UUID, now: datetime) -> Moved:
+    """A run that waits for people or for the next verdict, or that somebody has rejected."""
+    run = considered.run
+    run = run if run.is_open else skip_pending(run)
+    return Moved(next_version(run, cause, now), plan=considered.plan)
 
 
 def _conclude(
@@ -191,7 +205,9 @@ def _conclude(
         return progress(_absorbed(run, named), message.message_id, now)
     elif (refusal := _in_use(run, outcome.request_id)) is not None:
         return refusal
-    elif not run.is_open or run.plan is not None:
+    elif not run.is_open or (
+        run.plan is not None and not approvals.has_failed_in_judgement(run, outcome.evaluation)
+    ):
         # A verdict came first, such as one whose checker failed on it a second time.
         return None
     run = skip_pending(run).moved(
@@ -255,6 +271,8 @@ def _is_too_much(run: Run, result: StepResult) -> bool:
 def _wake(run: Run, now: datetime, jitter: float, limits: Limits) -> Answer:
     if not run.is_open:
         return None
+    if expired := approvals.expire(run, now):
+        return progress(skip_pending(expired), run.cause, now)
     before = run
     for result in list(unanswered(run, now, limits)):
         step = run.step(result.step_id)
@@ -299,6 +317,8 @@ def _give_up(run: Run | None, event: GivenUp, now: datetime, jitter: float, brok
             )
             failed = named.moved(ExecutionStatus.FAILED, code=failure.code, reason=failure.reason)
             return Moved(next_version(failed, message.message_id, now))
+        case Verdict() as verdict if run is not None and approvals.is_expected(run, verdict):
+            return _abandon(run, failure, now)
         case _:  # nobody waits for it
             return None
 
@@ -339,13 +359,27 @@ def _lose(run: Run, now: datetime) -> Answer:
 
 
 def _obey(
-    run: Run | None, message: AgentMessage[Payload], command: Command, now: datetime, broker: str
+    run: Run | None,
+    message: AgentMessage[Payload],
+    command: Command,
+    issuer: Issuer | Refusal | None,
+    now: datetime,
+    broker: str,
 ) -> Answer:
+    if issuer is None:
+        raise ValueError("a command comes with who issued it")
+    if isinstance(issuer, Refusal):
+        return issuer
     if run is None:
         if command.kind != "cancel":
             return Refusal("refused", f"there is no execution to {command.kind} yet")
         # The request may still be on its way: the run absorbs what becomes of it.
         run = _begin(message, now, broker)
+    if command.kind in ("approve", "reject"):
+        considered = approvals.consider(run, command, issuer, now)
+        if isinstance(considered, Refusal):
+            return considered
+        return _considered(considered, message.message_id, now)
     obey = _COMMANDS.get((command.kind, run.status))
     if obey is None:
         status = run.status.value if run.status is not None else "new"

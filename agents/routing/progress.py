@@ -9,7 +9,16 @@ from agents.routing.deadlines import DEADLINE_EXCEEDED
 from agents.routing.run import Run
 from agents.runtime.errors import PermanentError
 from agents.runtime.references import find, resolve
-from schemas import ExecutionStatus, Failure, JsonObject, Judgement, PlanStep, Step, StepState
+from schemas import (
+    ExecutionStatus,
+    Failure,
+    JsonObject,
+    Judgement,
+    Plan,
+    PlanStep,
+    Step,
+    StepState,
+)
 
 SETTLED: Final = frozenset({"success", "failed", "unknown", "skipped"})
 """Statuses of a step of which nothing more will come."""
@@ -23,6 +32,8 @@ class Moved:
     dispatch: tuple[Step, ...] = ()
     judgement: Judgement | None = None
     """The verdict that made it move, if one did."""
+    plan: Plan | None = None
+    """The plan as it goes back to be judged again, where it does."""
 
 
 def progress(run: Run, cause: UUID, now: datetime) -> Moved:

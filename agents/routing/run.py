@@ -6,6 +6,7 @@ from pydantic import Field
 
 from agents.routing.transitions import check
 from schemas import (
+    ApprovalRequest,
     CostEstimate,
     ExecutionState,
     ExecutionStatus,
@@ -41,6 +42,8 @@ class Run(Model):
     """When steps that wait for another attempt are due."""
     asked_again_at: dict[StepId, UtcDatetime] = Field(default_factory=dict)
     """When the newest attempt at a step was dispatched, where it was not the first."""
+    approval: ApprovalRequest | None = None
+    """Who must approve and who has, once the execution needed that."""
     cause: UUID
     """The message that last changed the run; what a timer brings about is caused by it too."""
     started_at: UtcDatetime
@@ -94,6 +97,7 @@ class Run(Model):
             judgement=judgement,
             steps=self.steps,
             cost=self.plan.cost if self.plan else CostEstimate(),
+            approval=self.approval,
             started_at=self.started_at,
             updated_at=self.updated_at,
         )

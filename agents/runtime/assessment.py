@@ -17,7 +17,8 @@ class Assessment:
     reasons: tuple[Reason, ...]
     """Why it is not approved, and what would make it pass."""
     obligations: tuple[Obligation, ...]
-    """The approvals that are asked for, those that were given included."""
+    """The approvals that are asked for, those that were given included; of what is denied none, as
+    no approval would change that."""
     policies: tuple[str, ...]
     """The ids of the policies that spoke, for or against."""
     policy_set: str

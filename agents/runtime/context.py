@@ -12,6 +12,7 @@ from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.metrics import Metrics
 from agents.runtime.ports import Clock, Ledger
+from agents.runtime.principals import Identifies, Principals
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
 from schemas import AgentMessage, Payload, compose
@@ -34,6 +35,8 @@ class Services:
     breakers: Breakers = field(default_factory=lambda: Breakers(SystemClock()))
     metrics: Metrics = field(default_factory=Metrics)
     policies: Policies = field(default_factory=NoPolicies)
+    principals: Identifies = field(default_factory=Principals)
+    """Who may issue commands."""
 
 
 @dataclass(frozen=True, slots=True)

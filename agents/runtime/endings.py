@@ -41,6 +41,7 @@ def ending_of(
             )
         case Intent() | Plan() as payload:
             return Outcome(
+                evaluation=payload.evaluation if isinstance(payload, Plan) else 1,
                 request_id=payload.request_id,
                 status="failed",
                 code=code,

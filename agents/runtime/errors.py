@@ -32,6 +32,8 @@ Codes are stable: dashboards, dead-letter filters and clients match on them. The
 from typing import ClassVar, Literal
 
 ErrorCode = Literal[
+    "already_approved",
+    "approval_expired",
     "breaker_open",
     "broker_reset",
     "bug",
@@ -45,12 +47,14 @@ ErrorCode = Literal[
     "invalid_message",
     "invalid_parameters",
     "invalid_plan",
+    "invalid_signature",
     "kafka_refuses",
     "kafka_unavailable",
     "message_too_large",
     "needs_approval",
     "needs_clarification",
     "not_approved",
+    "not_entitled",
     "not_sent",
     "permanent",
     "policy_denied",
@@ -58,13 +62,18 @@ ErrorCode = Literal[
     "rate_limited",
     "record_rejected",
     "refused",
+    "rejected",
+    "self_approval",
+    "stale_plan",
     "step_failed",
     "timeout",
     "transient",
     "unexpected_status",
     "unknown_action",
     "unknown_parameter",
+    "unknown_principal",
     "unresolved_reference",
+    "unsigned",
     "wrong_key",
 ]
 """Every code that an error, an outcome or a dead letter can carry."""

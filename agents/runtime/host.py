@@ -35,6 +35,7 @@ from agents.runtime.metrics import Metrics
 from agents.runtime.outage import START, Outage, Outages, patiently
 from agents.runtime.overseer import overseeing
 from agents.runtime.ports import OutboxRow
+from agents.runtime.principals import Identifies, Principals
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
@@ -63,6 +64,7 @@ class Declarations:
     topology: Topology
     catalogue: Catalogue
     policies: Policies = field(default_factory=NoPolicies)
+    principals: Identifies = field(default_factory=Principals)
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -164,6 +166,7 @@ async def hosting(
             clock=clock,
             breakers=breakers,
             metrics=metrics,
+            principals=declarations.principals,
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
             policies=declarations.policies,
         )

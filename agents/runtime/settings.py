@@ -103,6 +103,13 @@ class Settings(BaseSettings):
         hours=1
     )
     """How long an execution waits for people's approval before it expires, such as ``1h``."""
+    principals_file: Path | None = None
+    """Who may issue commands, with their public keys, see :mod:`agents.runtime.principals`."""
+    trust_unsigned_commands: bool = False
+    """Whether the access rules of the commands topic are strict enough that an unsigned command is
+    from whom it says. A signature that is there must be right all the same."""
+    signing_key_file: Path | None = None
+    """The private key with which the command line signs; for people, not for workers."""
     playground_url: str = "http://127.0.0.1:8099"
     """Where the shipped catalogue's HTTP actions go."""
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"

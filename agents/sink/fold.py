@@ -9,7 +9,7 @@ or on how messages are cut into batches. ``store.sql`` merges rows in the same w
 =========  ========================================  ==============================================
 group      precedence                                offered by
 =========  ========================================  ==============================================
-received   the earliest                              every message but commands
+received   the earliest                              every message but commands and answers
 identity   rank, then the lowest message id          see ``facts.IdentityRank``
 status     (run_no, version)                         states; before the router: run 0, see
                                                      ``facts.Stage``
@@ -25,8 +25,8 @@ Plan and verdict come from the state as soon as there is one: a second request u
 id that is taken is refused by the router only when its plan and its verdict are written already.
 
 Outcomes set no status: the router turns them into a state. Results set none either: the state that
-they lead to carries their output. Commands belong to the event history alone, so that a command
-about an execution that does not exist makes no execution.
+they lead to carries their output. Commands and the answers to them belong to the event history
+alone, so that a command about an execution that does not exist makes no execution.
 """
 
 from collections.abc import Iterable
@@ -53,6 +53,7 @@ from agents.sink.facts import (
 from schemas import (
     AgentMessage,
     Command,
+    CommandAnswer,
     ExecutionReport,
     ExecutionRequest,
     ExecutionState,
@@ -75,7 +76,7 @@ class ReadModel:
     def add(self, message: AgentMessage[Any], topic_id: str | None = None) -> None:
         """Fold one message in; ``topic_id`` is the broker's id of the topic it came on."""
         payload = message.payload
-        if isinstance(payload, Command):
+        if isinstance(payload, Command | CommandAnswer):
             return
         self._add_execution(_execution(message, topic_id))
         if isinstance(payload, Step):

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 from support.command_line import RunningUp, millstream
+from support.waiting import wait_until
 
 from agents.runtime.settings import ROOT
 from agents.runtime.topology import load_topology
@@ -97,6 +98,47 @@ def test_waiting_has_an_end_and_says_how_far_it_came(stack: RunningUp) -> None:
     assert "has not ended after 3 s; so far:" in answer.err
     assert "attempt 1: POST" in answer.err
     assert "Traceback" not in answer.err
+
+
+@pytest.mark.timeout(400)
+def test_two_people_approve_from_the_command_line(stack: RunningUp, tmp_path: Path) -> None:
+    key = tmp_path / "bob.pem"
+    made = stack.run("approvals", "make-key", "bob", "--key", key)
+    assert made.code == 0, made
+    assert key.read_text().splitlines()[1] not in made.out
+    principals = stack.state / "keys" / "principals.yaml"
+    principals.write_text(principals.read_text() + made.out.split("principals:\n")[1])
+    asked = stack.run("submit", "delete inventory in development", "--user", "zoe", "--json").json
+    execution = asked["correlation_id"]
+    wait_until(lambda: execution[:8] in stack.run("approvals", "ls").out, "it waits")
+    own = stack.run("approve", execution, "--reason", "nobody uses it")
+    assert own.code == 0, own
+    assert "service.delete" in own.out, "it shows what is approved"
+    assert "still wanted: 1 person" in own.out
+    forged = stack.run("approve", execution, "--by", "zoe", "--key", key)
+    assert forged.code == 1, forged
+    assert "nobody is known as zoe" in forged.out
+    [waiting] = stack.run("approvals", "ls", "--json").json
+    assert waiting["correlation_id"] == execution
+    assert [each["approvers"] for each in waiting["missing"]] == [1]
+    assert stack.run("approve", execution, "--by", "bob", "--key", key).code == 0
+    shown: list[str] = []
+
+    def has_run() -> bool:
+        shown[:] = [stack.run("show", execution).out]
+        return "● success" in shown[0]
+
+    wait_until(has_run, "it has run")
+    for part in ("nobody uses it", "refused", "judged again, approved by", " and bob"):
+        assert part in shown[0]
+    too_late = stack.run("reject", execution, "--by", "bob", "--key", key, "--json")
+    assert (too_late.code, too_late.json["code"]) == (1, "refused"), too_late
+
+
+def test_approving_without_a_key_says_how_to_get_one(stack: RunningUp) -> None:
+    answer = stack.run("approve", "abc", MILLSTREAM_SIGNING_KEY_FILE="/nowhere/key.pem")
+    assert answer.code == 2, answer
+    assert "/nowhere/key.pem cannot be read" in answer.err
 
 
 def test_a_plan_in_a_file_runs_and_reads_earlier_outputs(stack: RunningUp, tmp_path: Path) -> None:

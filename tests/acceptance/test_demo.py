@@ -50,8 +50,10 @@ def test_the_demo_tells_its_story_and_leaves_nothing_behind(temporary: Path) -> 
         "production allows at most medium risk",
         "checkout: 2.4.1 is newer than 2.4.0.",
         "What changed in the playground",
-        "millstream.requests.v1             6",
-        "history.executions        6",
+        "approved by ann; still wanted: 1 person",
+        "approved by ann and bob",
+        "millstream.requests.v1             7",
+        "history.executions        7",
         "The story came out as expected",
     ):
         assert part in finished.stdout

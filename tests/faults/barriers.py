@@ -7,13 +7,15 @@ process hits once in a thousand times. A barrier wraps the function before or af
 import functools
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from agents.runtime.delivery import Delivery
 from agents.runtime.kafka_consumer import BatchConsumer
 from agents.runtime.ledger.postgres import PostgresLedger
+from agents.runtime.ports import OutboxRow
 from agents.sink.store import Store
+from schemas import ExecutionState, ExecutionStatus, Payload, Plan
 
 Hit = Callable[[], None]
 """Called each time the barrier is reached."""
@@ -49,6 +51,24 @@ def _after(
     setattr(owner, name, wrapper)
 
 
+def _holds(payload: type[Payload], is_it: Callable[[Any], bool]) -> Callable[..., bool]:
+    """Whether outbox rows are among something, and a message like that among them."""
+
+    def holds(rows: Any) -> bool:
+        return any(
+            isinstance(row, OutboxRow)
+            and isinstance(row.message.payload, payload)
+            and is_it(row.message.payload)
+            for row in (rows if isinstance(rows, Sequence) else ())
+        )
+
+    return holds
+
+
+_sends_back = _holds(Plan, lambda plan: plan.evaluation > 1)
+_expires = _holds(ExecutionState, lambda state: state.status is ExecutionStatus.EXPIRED)
+
+
 def _is_effect(message: Any, *_: Any) -> bool:
     return bool(message.payload.effect == "effect")
 
@@ -67,6 +87,25 @@ BARRIERS: Final[dict[str, Callable[[Hit], None]]] = {
         PostgresLedger, "advance", hit, lambda rows, _args: bool(rows)
     ),
     "after-publish-before-mark-sent": lambda hit: _before(PostgresLedger, "mark_sent", hit),
+    # Workers, while somebody approves.
+    "approval-after-commit-before-publish": lambda hit: _after(
+        PostgresLedger, "advance", hit, lambda rows, _args: _sends_back(rows)
+    ),
+    "approval-after-publish-before-ack": lambda hit: _after(
+        Delivery, "publish", hit, lambda _answer, args: _sends_back(args[0])
+    ),
+    "approval-before-second-verdict-is-kept": lambda hit: _before(
+        PostgresLedger, "record_verdict", hit, lambda m, *_: m.payload.plan.evaluation > 1
+    ),
+    "approval-after-second-verdict-before-produce": lambda hit: _after(
+        PostgresLedger,
+        "record_verdict",
+        hit,
+        lambda verdict, _args: verdict.payload.plan.evaluation > 1,
+    ),
+    "approval-after-expiry-before-publish": lambda hit: _after(
+        PostgresLedger, "advance", hit, lambda rows, _args: _expires(rows)
+    ),
     # Sinks.
     "before-sink-write": lambda hit: _before(
         Store, "write", hit, lambda batch, *_: bool(batch.events)
@@ -78,7 +117,11 @@ BARRIERS: Final[dict[str, Callable[[Hit], None]]] = {
 }
 """By name, what sets it up."""
 
-WORKER_BARRIERS: Final = tuple(name for name in BARRIERS if "sink" not in name)
+APPROVAL_BARRIERS: Final = tuple(name for name in BARRIERS if "approval" in name)
+"""They are reached only where somebody approves, or does not in time."""
+WORKER_BARRIERS: Final = tuple(
+    name for name in BARRIERS if "sink" not in name and name not in APPROVAL_BARRIERS
+)
 SINK_BARRIERS: Final = tuple(name for name in BARRIERS if "sink" in name)
 
 

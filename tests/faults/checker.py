@@ -20,6 +20,7 @@ from agents.sink.rows import ExecutionRow, StepRow, execution_row, step_row
 from agents.sink.values import jsonb
 from schemas import (
     AgentMessage,
+    Command,
     ExecutionReport,
     ExecutionRequest,
     ExecutionState,
@@ -137,7 +138,7 @@ def chain_is_complete(_evidence: Evidence, reading: Reading) -> Iterator[str]:
             cause = message.causation_id
             what = f"{message.message_type} {message.message_id} of {execution}"
             if cause is None:
-                if not isinstance(message.payload, ExecutionRequest):
+                if not isinstance(message.payload, ExecutionRequest | Command):
                     yield f"{what} has no cause"
             elif cause not in known:
                 yield f"{what} was caused by {cause}, which is on no topic"

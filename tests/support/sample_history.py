@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 from schemas import (
     AgentMessage,
     Command,
+    CommandAnswer,
     CostEstimate,
     ExecutionReport,
     ExecutionRequest,
@@ -58,6 +59,7 @@ _TOPICS: Final[Mapping[type[Payload], str]] = {
     ExecutionState: "millstream.states.v1",
     ExecutionReport: "millstream.reports.v1",
     Command: "millstream.commands.v1",
+    CommandAnswer: "millstream.answers.v1",
 }
 
 
@@ -251,10 +253,15 @@ class History:
         )
 
     def command(self, kind: Literal["approve", "retry"]) -> UUID:
-        """Write what a person says."""
+        """Write what a person says, and what the router answers."""
         command_id = uuid5(self.request_id, f"{kind}-{len(self.messages)}")
         payload = Command(kind=kind, issued_by="grace", command_id=command_id)
-        return self.say("gateway", payload).message_id
+        said = self.say("gateway", payload)
+        answer = CommandAnswer(
+            command_id=command_id, kind=kind, issued_by="grace", is_accepted=True
+        )
+        self.say("router", answer)
+        return said.message_id
 
 
 def history_of(

@@ -13,6 +13,7 @@ from agents.routing.progress import Moved
 from agents.routing.run import Run
 from agents.routing.transitions import TRANSITIONS, IllegalTransitionError, check
 from agents.runtime.ports import Refusal
+from agents.runtime.principals import Issuer
 from agents.runtime.testing import EPOCH, message_with, test_id
 from schemas import (
     Command,
@@ -33,6 +34,8 @@ from schemas import (
 )
 
 REQUEST = test_id("request")
+ANN = Issuer("ann", ("sre",), is_signed=True)
+PATIENT = Obligation(policy="test", expires_after=timedelta(days=2).total_seconds())
 LIMITS = Limits()
 MINUTE = timedelta(minutes=1)
 
@@ -71,7 +74,7 @@ def verdict(*steps: PlanStep, decision: str = "approved", request_id: UUID = REQ
             "decision": decision,
             "reasons": () if decision == "approved" else (reason,),
             "plan": plan,
-            "obligations": (Obligation(policy="test"),) if decision == "needs_approval" else (),
+            "obligations": (PATIENT,) if decision == "needs_approval" else (),
         }
     )
 
@@ -110,7 +113,7 @@ class Execution:
         happened: Any = (
             message_with(event, name=f"event {self.count}") if isinstance(event, Payload) else event
         )
-        answer = react(self.run, happened, now=self.now, jitter=0.0, broker_id="broker")
+        answer = react(self.run, happened, now=self.now, jitter=0.0, broker_id="broker", issuer=ANN)
         if isinstance(answer, Moved):
             self.run = answer.run
             self.started.extend(answer.dispatch)

@@ -178,3 +178,67 @@ async def test_without_policies_nothing_may_run() -> None:
     plan = restart("staging")
     verdict = (await check(plan, fake_context(plan, services=fake_services()))).payload
     assert (verdict.decision, verdict.reasons[0].policy) == ("denied", "no-policies")
+
+
+DELETE = plan_of("service.delete", {"service": "checkout", "environment": "staging"})
+
+
+def approved_by(*names: str) -> Plan:
+    approvals = tuple(
+        Approval(approver=name, approved_at=EPOCH, command_id=test_id(name), is_signed=True)
+        for name in names
+    )
+    return DELETE.model_copy(update={"approvals": approvals, "evaluation": 2})
+
+
+async def test_what_needs_approval_says_of_how_many_people_and_for_how_long() -> None:
+    verdict = await verdict_on(DELETE)
+    assert verdict.decision == "needs_approval"
+    [obligation] = verdict.obligations
+    assert (obligation.approvers, obligation.step_id) == (2, "only")
+    assert obligation.expires_after == 3600
+    assert verdict.reasons[0].text == (
+        "service.delete of checkout in staging cannot be undone. It runs when approved by "
+        "2 different people, none of them ann; 0 of them have approved."
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "decision"),
+    [
+        (("bob",), "needs_approval"),
+        (("bob", "BOB"), "needs_approval"),
+        (("bob", "ann"), "needs_approval"),
+        (("bob", "carol"), "approved"),
+    ],
+)
+async def test_with_its_approvals_the_plan_is_judged_again(
+    names: tuple[str, ...], decision: str
+) -> None:
+    assert (await verdict_on(approved_by(*names))).decision == decision
+
+
+async def test_no_approval_lifts_what_is_forbidden() -> None:
+    plan = plan_of("service.delete", {"service": "checkout", "environment": "production"})
+    approvals = approved_by("bob", "carol").approvals
+    verdict = await verdict_on(plan.model_copy(update={"approvals": approvals}))
+    assert (verdict.decision, verdict.obligations) == ("denied", ())
+
+
+async def test_each_evaluation_of_a_plan_has_a_verdict_of_its_own() -> None:
+    services = fake_services(policies=POLICIES)
+    decisions = []
+    for plan in (DELETE, approved_by("bob", "carol"), DELETE):
+        message = message_with(plan, name=f"evaluation {plan.evaluation}")
+        recorded = await check(plan, fake_context(plan, services=services, message=message))
+        decisions.append(recorded.payload.decision)
+    assert decisions == ["needs_approval", "approved", "needs_approval"]
+    permits = [
+        await services.ledger.approval(
+            lane="",
+            correlation_id=test_id("execution"),
+            plan_id=test_id(f"evaluation {evaluation}"),
+        )
+        for evaluation in (1, 2)
+    ]
+    assert [each and each.plan_hash for each in permits] == [None, DELETE.plan_hash]

@@ -19,6 +19,7 @@ from agents.routing.deadlines import Limits, next_wakeup
 from agents.routing.machine import BrokerLost, Event, GivenUp, Wakeup, react
 from agents.routing.progress import Moved, next_version
 from agents.routing.run import Run
+from agents.routing.spending import account, left_over
 from agents.runtime import Context, InfrastructureError, Services, role
 from agents.runtime.errors import ErrorCode
 from agents.runtime.ledger.retention import HourlySweep
@@ -209,14 +210,16 @@ def decide(
         answer = Moved(next_version(run, run.cause, now))
     match answer:
         case None:
-            return Transition(run=None)
+            return Transition(run=None, settlement=left_over(run, event))
         case Refusal() as refusal:
-            return Transition(run=None, refusal=refusal)
+            return Transition(run=None, refusal=refusal, settlement=left_over(run, event))
         case Moved() as moved:
+            moved, settlement = account(moved, event)
             return Transition(
                 run=_as_record(moved.run, lane, correlation_id, limits),
                 emits=_envelopes(moved, lane, correlation_id, event_id, now),
                 discards_outbox=isinstance(event, BrokerLost),
+                settlement=settlement,
             )
 
 

@@ -69,6 +69,12 @@ def status_text(status: str) -> Text:
     return Text(status.replace("_", " "), STATUS_STYLES.get(status, _RUNNING_STYLE))
 
 
+def decision_text(decision: str) -> Text:
+    """What a verdict says, in its colour, in words."""
+    style = {"approved": "green", "denied": "red"}.get(decision, "yellow")
+    return Text(decision.replace("_", " "), style)
+
+
 def duration(seconds: float) -> str:
     """A duration to three digits or so: ``48 ms``, ``1.25 s``, ``3 min 5 s``."""
     if seconds < 1:
@@ -180,8 +186,7 @@ def _plan(payload: Mapping[str, Any]) -> Text:
 
 def _add_verdict(grid: Table, at: str, payload: Mapping[str, Any]) -> None:
     decision = payload["decision"]
-    style = {"approved": "green", "denied": "red"}.get(decision, "yellow")
-    grid.add_row(at, "verdict", Text(decision.replace("_", " "), style))
+    grid.add_row(at, "verdict", decision_text(decision))
     if decision == "approved":
         return
     for reason in payload["reasons"]:

@@ -153,6 +153,7 @@ class ExecutionState(Payload):
     """The verdict that led to this version; later versions do not repeat it."""
     steps: tuple[StepState, ...] = ()
     cost: CostEstimate = CostEstimate()
+    """What the attempts so far cost, those that have failed included."""
     started_at: UtcDatetime
     updated_at: UtcDatetime
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, model_validator
 
-from schemas.base import Code, Model, Name, Payload, StepId, Text
+from schemas.base import Code, Model, Name, Payload, StepId, Text, Usd
 from schemas.plan import Plan
 
 Decision = Literal["approved", "needs_approval", "denied"]
@@ -25,6 +25,7 @@ class Reason(Model):
 class Verdict(Payload):
     """The decision on one plan, bound to its hash; it carries the plan that it judges."""
 
+    schema_version: ClassVar[int] = 2
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -71,6 +72,9 @@ class Verdict(Payload):
     decision: Decision
     reasons: tuple[Reason, ...]
     plan: Plan
+    reserved: Usd | None = None
+    """What it holds back from the tenant's budgets until the run ends: the most that the plan may
+    cost. ``None`` where there is no budget."""
 
     @model_validator(mode="after")
     def _a_refusal_says_why(self) -> Self:

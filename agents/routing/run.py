@@ -15,7 +15,7 @@ from schemas import (
     Plan,
     StepState,
 )
-from schemas.base import Code, Name, StepId, Tenant, Text, UtcDatetime
+from schemas.base import Code, Name, StepId, Tenant, Text, Usd, UtcDatetime
 
 
 class Run(Model):
@@ -41,6 +41,10 @@ class Run(Model):
     """When steps that wait for another attempt are due."""
     asked_again_at: dict[StepId, UtcDatetime] = Field(default_factory=dict)
     """When the newest attempt at a step was dispatched, where it was not the first."""
+    spent: CostEstimate | None = None
+    """What the attempts that were dispatched cost; ``None`` stands for nothing."""
+    spent_before: Usd | None = None
+    """What had been spent when a verdict reserved for the run; ``None`` while nothing is held."""
     cause: UUID
     """The message that last changed the run; what a timer brings about is caused by it too."""
     started_at: UtcDatetime
@@ -93,7 +97,7 @@ class Run(Model):
             plan_hash=self.plan.plan_hash if self.plan else None,
             judgement=judgement,
             steps=self.steps,
-            cost=self.plan.cost if self.plan else CostEstimate(),
+            cost=self.spent or CostEstimate(),
             started_at=self.started_at,
             updated_at=self.updated_at,
         )

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     """The prefix of every topic and group; empty for production, else it ends in a dot."""
     topics_file: Path = ROOT / "topics.yaml"
     actions_file: Path = ROOT / "actions.yaml"
+    prices_file: Path = ROOT / "prices.yaml"
     replication_factor: Annotated[int, Field(ge=1)] | None = None
     """Overrides the one that topics.yaml declares."""
     window: Annotated[int, Field(ge=1)] = 1000

@@ -1,5 +1,6 @@
 """What the router remembers of an execution."""
 
+from typing import Final
 from uuid import UUID
 
 from pydantic import Field
@@ -16,6 +17,8 @@ from schemas import (
     StepState,
 )
 from schemas.base import Code, Name, StepId, Tenant, Text, Usd, UtcDatetime
+
+_NOTHING: Final = CostEstimate()
 
 
 class Run(Model):
@@ -97,7 +100,7 @@ class Run(Model):
             plan_hash=self.plan.plan_hash if self.plan else None,
             judgement=judgement,
             steps=self.steps,
-            cost=self.spent or CostEstimate(),
+            cost=self.spent or _NOTHING,
             started_at=self.started_at,
             updated_at=self.updated_at,
         )

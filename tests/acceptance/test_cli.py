@@ -10,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from support.command_line import RunningUp, millstream
+from support.waiting import wait_until
 
 from agents.runtime.settings import ROOT
 from agents.runtime.topology import load_topology
@@ -77,6 +79,29 @@ def test_waiting_has_an_end_and_says_how_far_it_came(stack: RunningUp) -> None:
     assert "has not ended after 3 s; so far:" in answer.err
     assert "attempt 1: POST" in answer.err
     assert "Traceback" not in answer.err
+
+
+def test_a_budget_denies_what_would_pass_it_and_counts_what_was_done(stack: RunningUp) -> None:
+    request = ("submit", "restart web in development", "--tenant", "thrifty")
+    assert stack.run("budgets", "set", "thrifty", "--day", "0.05").code == 0
+    dry = stack.run(*request, "--dry-run")
+    assert dry.code == 1, dry
+    assert "may cost $0.0804 ($0.0201 if nothing is tried twice)" in " ".join(dry.out.split())
+
+    def is_denied() -> bool:
+        answer = stack.run(*request, "--wait")
+        return answer.code == 1 and "$0.05 a day" in " ".join(answer.out.split())
+
+    wait_until(is_denied, "the worker minds the budget")
+    assert stack.run("budgets", "set", "thrifty", "--day", "50").code == 0
+    before = stack.run("budgets", "ls", "thrifty", "--json").json[0]
+    answer = stack.run(*request, "--wait")
+    assert answer.code == 0, answer
+    assert "$0.0804 of the budget held back" in answer.out
+    after = stack.run("budgets", "ls", "thrifty", "--json").json[0]
+    if before["period"] == after["period"]:  # it was not midnight just now
+        assert Decimal(after["spent"]) - Decimal(before["spent"]) == Decimal("0.0201")
+    assert after["reserved"] == "0.00"
 
 
 def test_a_plan_in_a_file_runs_and_reads_earlier_outputs(stack: RunningUp, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from agents.sink.store import Claim, Store
 HELD: Final = "planted_held"
 ACKED_ANYWAY: Final = "planted_acked_anyway"
 WRITTEN_UNFENCED: Final = "planted_written_unfenced"
+_LATER_SECONDS: Final = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -122,7 +123,7 @@ def _outbox_deleted_before_publish() -> None:
     PostgresLedger.advance = advanced  # type: ignore[assignment]  # that is the mistake
 
 
-def _settled_in_a_moment() -> None:
+def _settled_later() -> None:
     """What a run has held back is released after its end was committed, not with it."""
     settle = postgres_runs.settle
     advance = postgres_runs.RunStore.advance
@@ -133,7 +134,7 @@ def _settled_in_a_moment() -> None:
         waiting.append(settlements)
 
     async def later(self: Any, settlements: Any) -> None:
-        await asyncio.sleep(_SLOW_SECONDS)
+        await asyncio.sleep(_LATER_SECONDS)
         async with self._database.connection() as connection:
             await settle(connection, settlements)
 
@@ -209,7 +210,7 @@ MISTAKES: Final[dict[str, Callable[[], None]]] = {
     "random-ids": _random_ids,
     "no-effect-claim": _no_effect_claim,
     "outbox-deleted-before-publish": _outbox_deleted_before_publish,
-    "settled-in-a-moment": _settled_in_a_moment,
+    "settled-later": _settled_later,
     "no-fence": _no_fence,
     "offsets-outside-the-transaction": _offsets_outside_the_transaction,
 }

@@ -181,7 +181,7 @@ PLANTED: Final = (
         _LOST,
     ),
     Planted(
-        "settled-in-a-moment",
+        "settled-later",
         # Of each request the router sees a verdict and a result, so by then some have ended.
         die_at("after-ledger-commit-before-publish", hit=_REQUESTS * 3 // 2),
         frozenset({"money_is_accounted_for"}),

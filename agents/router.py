@@ -21,6 +21,7 @@ from agents.routing.deadlines import Limits, next_wakeup
 from agents.routing.machine import BrokerLost, Event, GivenUp, Wakeup, react
 from agents.routing.progress import Moved, next_version
 from agents.routing.run import Run
+from agents.routing.spending import account, left_over
 from agents.runtime import Context, InfrastructureError, Services, role
 from agents.runtime.errors import ErrorCode
 from agents.runtime.ledger.retention import HourlySweep
@@ -239,18 +240,20 @@ def decide(
         answer = Moved(next_version(run, run.cause, now))
     match answer, event:
         case None, _:
-            return Transition(run=None)
+            return Transition(run=None, settlement=left_over(run, event))
         case Refusal() as refusal, AgentMessage(payload=Command() as command):
             about = run or event  # a command can come before there is a run
             envelope = _Envelopes(about, event.message_id, lane, correlation_id, event_id, now)
             return Transition(run=None, emits=(envelope(0, _answer(command, refusal)),))
         case Refusal() as refusal, _:
-            return Transition(run=None, refusal=refusal)
+            return Transition(run=None, refusal=refusal, settlement=left_over(run, event))
         case Moved() as moved, _:
+            moved, settlement = account(moved, event)
             return Transition(
                 run=_as_record(moved.run, lane, correlation_id, limits),
                 emits=_emitted(moved, event, lane, correlation_id, event_id, now),
                 discards_outbox=isinstance(event, BrokerLost),
+                settlement=settlement,
             )
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.executors import SETTINGS_MODELS
+from agents.runtime.budgets import format_usd
 from agents.runtime.catalogue import (
     ActionSpec,
     Catalogue,
@@ -21,6 +22,7 @@ from agents.runtime.catalogue import (
     UnknownActionError,
     catalogue_schema,
     load_catalogue,
+    load_prices,
 )
 from agents.runtime.declarations import DeclarationError
 from agents.runtime.errors import ConfigurationError
@@ -123,7 +125,9 @@ def _explained(*passed_on: type[ConfigurationError]) -> Iterator[None]:
 
 
 def _load(actions_file: Path | None) -> Catalogue:
-    return load_catalogue(actions_file or load_settings().actions_file, SETTINGS_MODELS)
+    settings = load_settings()
+    prices = load_prices(settings.prices_file)
+    return load_catalogue(actions_file or settings.actions_file, SETTINGS_MODELS, prices=prices)
 
 
 def _dump(action: ActionSpec) -> dict[str, JsonValue]:
@@ -150,7 +154,7 @@ def _print_action(action: ActionSpec) -> None:
         "timeout": f"{action.timeout:g} s",
         "attempts": f"{retry.max_attempts}, waits from {retry.initial_delay:g} s "
         f"times {retry.exponential_base:g}",
-        "cost": f"{action.cost.total} USD",
+        "cost": f"{format_usd(action.cost.total)} an attempt",
         "phrases": _list([_weighed(p) for p in action.phrases], "none, only plans name it"),
     }
     for name, fact in facts.items():

@@ -24,6 +24,7 @@ _MOUNTED: Final = {
     "ledger": ("ops.sweep", "ledger_app"),
     "policies": ("ops.policy_commands", "policies_app"),
     "approvals": ("ops.approving", "approvals_app"),
+    "budgets": ("ops.budgets", "budgets_app"),
 }
 """Groups of commands that live in modules of their own, loaded when they are used."""
 
@@ -76,6 +77,10 @@ app.add_typer(
 app.add_typer(
     typer.Typer(help="See what waits for approval; make keys for approvers.", no_args_is_help=True),
     name="approvals",
+)
+app.add_typer(
+    typer.Typer(help="Say what tenants may spend, and see what they spent.", no_args_is_help=True),
+    name="budgets",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -178,11 +183,17 @@ def submit(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 60.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show plan, cost and verdict, and send nothing.")
+    ] = False,
     kafka: Kafka = None,
     database: Database = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a request; with --wait, exit with 0 on success, 1 on another end, 3 out of time."""
+    """Send a request; with --wait, exit with 0 on success, 1 on another end, 3 out of time.
+
+    With --dry-run, exit with 0 where the plan may run, now or once it is approved, 1 where not.
+    """
     if text is None and plan is None:
         raise typer.BadParameter("say what is to be done, or give a --plan", param_hint="TEXT")
     from ops.submit import make_submission, run
@@ -191,6 +202,10 @@ def submit(
         text, plan=plan, tenant=tenant, user=user, correlation_id=correlation_id
     )
     settings = _settings(kafka=kafka, database=database)
+    if dry_run:
+        from ops import preview
+
+        raise typer.Exit(preview.run(settings, submission, as_json=as_json))
     raise typer.Exit(run(settings, submission, wait=timeout if wait else None, as_json=as_json))
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from agents.executors import SETTINGS_MODELS
 from agents.policies import Judge, load_policies, schema_of, zone_of
 from agents.policies.cases import Case, CaseResult, read_cases, run_case, unexercised
-from agents.runtime.catalogue import Catalogue, load_catalogue
+from agents.runtime.catalogue import Catalogue, load_catalogue, load_prices
 from agents.runtime.declarations import DeclarationError
 from agents.runtime.errors import ConfigurationError, InfrastructureError, MillstreamError
 from agents.runtime.settings import Settings, load_settings
@@ -130,7 +130,8 @@ def _load(policies: Path | None, actions_file: Path | None) -> _Loaded:
 
 
 def _catalogue(settings: Settings, actions_file: Path | None) -> Catalogue:
-    return load_catalogue(actions_file or settings.actions_file, SETTINGS_MODELS)
+    prices = load_prices(settings.prices_file)
+    return load_catalogue(actions_file or settings.actions_file, SETTINGS_MODELS, prices=prices)
 
 
 @contextmanager

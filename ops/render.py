@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from agents.runtime.budgets import format_usd
 from ops.timeline import Event, StepLine, Timeline
 from schemas import ExecutionStatus
 
@@ -67,6 +69,12 @@ def print_json(value: Any) -> None:
 def status_text(status: str) -> Text:
     """A status in its colour, in words."""
     return Text(status.replace("_", " "), STATUS_STYLES.get(status, _RUNNING_STYLE))
+
+
+def decision_text(decision: str) -> Text:
+    """What a verdict says, in its colour, in words."""
+    style = {"approved": "green", "denied": "red"}.get(decision, "yellow")
+    return Text(decision.replace("_", " "), style)
 
 
 def duration(seconds: float) -> str:
@@ -186,8 +194,9 @@ def _plan(payload: Mapping[str, Any]) -> Text:
 
 def _add_verdict(grid: Table, at: str, payload: Mapping[str, Any]) -> None:
     decision = payload["decision"]
-    style = {"approved": "green", "denied": "red"}.get(decision, "yellow")
-    grid.add_row(at, "verdict", Text(decision.replace("_", " "), style))
+    held = payload.get("reserved")
+    budget = "" if held is None else f"  {format_usd(Decimal(held))} of the budget held back"
+    grid.add_row(at, "verdict", Text.assemble(decision_text(decision), (budget, "dim")))
     if decision == "approved":
         return
     for reason in payload["reasons"]:

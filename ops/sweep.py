@@ -75,8 +75,8 @@ def describe(swept: Swept) -> str:
     """Counts as a person reads them."""
     return (
         f"{swept.runs} runs with {swept.effects} effects, {swept.events} inbox entries, "
-        f"{swept.verdicts} verdicts, and records of {swept.redrives} redrives and "
-        f"{swept.purges} purges"
+        f"{swept.verdicts} verdicts, {swept.spending} rows of past spending, and records of "
+        f"{swept.redrives} redrives and {swept.purges} purges"
     )
 
 

@@ -14,7 +14,7 @@ from agents.executors import SETTINGS_MODELS
 from agents.policies import PolicyFolder
 from agents.registry import ROLES
 from agents.runtime import spec_of
-from agents.runtime.catalogue import Catalogue, load_catalogue
+from agents.runtime.catalogue import Catalogue, load_catalogue, load_prices
 from agents.runtime.collector import calm_the_collector
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.host import Declarations, hosting
@@ -76,7 +76,9 @@ def load_declarations(settings: Settings) -> Declarations:
     """
     topology = load_topology(settings.topics_file)
     check_retention(settings.ledger_retention, topology)
-    catalogue = load_catalogue(settings.actions_file, SETTINGS_MODELS)
+    catalogue = load_catalogue(
+        settings.actions_file, SETTINGS_MODELS, prices=load_prices(settings.prices_file)
+    )
     return Declarations(
         topology=topology,
         catalogue=catalogue,

@@ -63,6 +63,7 @@ class ExecutionReport(Payload):
     timeline: tuple[TimelineEntry, ...] = ()
     outputs: dict[StepId, JsonObject] = Field(default_factory=dict)
     cost: CostEstimate = CostEstimate()
+    """What the attempts have cost, those that have failed included."""
     received_at: UtcDatetime
     finished_at: UtcDatetime
     duration_seconds: Annotated[float, Field(ge=0)]

@@ -156,6 +156,7 @@ class ExecutionState(Payload):
     """The verdict that led to this version; later versions do not repeat it."""
     steps: tuple[StepState, ...] = ()
     cost: CostEstimate = CostEstimate()
+    """What the attempts so far cost, those that have failed included."""
     approval: ApprovalRequest | None = None
     """Who must approve and who has, where the execution needed or needs approval."""
     started_at: UtcDatetime

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import ConfigDict, model_validator
 
 from schemas.approval import Obligation
-from schemas.base import Code, Model, Name, Payload, Sha256, StepId, Text, UtcDatetime
+from schemas.base import Code, Model, Name, Payload, Sha256, StepId, Text, Usd, UtcDatetime
 from schemas.plan import Plan
 
 Decision = Literal["approved", "needs_approval", "denied"]
@@ -84,6 +84,9 @@ class Verdict(Payload):
     evaluated_at: UtcDatetime | None = None
     """The moment that the policies saw: judged again for that moment by the same policies, the
     plan gets the same decision."""
+    reserved: Usd | None = None
+    """What it holds back from the tenant's budgets until the run ends: the most that the plan may
+    cost. ``None`` where there is no budget."""
 
     @model_validator(mode="after")
     def _a_refusal_says_why(self) -> Self:

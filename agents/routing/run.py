@@ -1,5 +1,6 @@
 """What the router remembers of an execution."""
 
+from typing import Final
 from uuid import UUID
 
 from pydantic import Field
@@ -16,7 +17,9 @@ from schemas import (
     Plan,
     StepState,
 )
-from schemas.base import Code, Name, StepId, Tenant, Text, UtcDatetime
+from schemas.base import Code, Name, StepId, Tenant, Text, Usd, UtcDatetime
+
+_NOTHING: Final = CostEstimate()
 
 
 class Run(Model):
@@ -44,6 +47,10 @@ class Run(Model):
     """When the newest attempt at a step was dispatched, where it was not the first."""
     approval: ApprovalRequest | None = None
     """Who must approve and who has, once the execution needed that."""
+    spent: CostEstimate | None = None
+    """What the attempts that were dispatched cost; ``None`` stands for nothing."""
+    spent_before: Usd | None = None
+    """What had been spent when a verdict reserved for the run; ``None`` while nothing is held."""
     cause: UUID
     """The message that last changed the run; what a timer brings about is caused by it too."""
     started_at: UtcDatetime
@@ -96,7 +103,7 @@ class Run(Model):
             plan_hash=self.plan.plan_hash if self.plan else None,
             judgement=judgement,
             steps=self.steps,
-            cost=self.plan.cost if self.plan else CostEstimate(),
+            cost=self.spent or _NOTHING,
             approval=self.approval,
             started_at=self.started_at,
             updated_at=self.updated_at,

@@ -6,6 +6,7 @@
     ├── PermanentError            can never succeed: the execution fails with this reason
     │   ├── InvalidMessageError   the record cannot be read or breaks its contract: dead letter
     │   ├── RefusedMessageError   well-formed, but the pipeline must not take it: dead letter
+    │   ├── BudgetExceededError   a plan may cost more than a budget has left (in budgets)
     │   ├── UnapprovedStepError   no approved verdict for this very plan: the step is refused
     │   └── UnusableAnswerError   it was done, but what came back cannot be used (in outcomes)
     ├── TransientError            may succeed in a moment: retried in place, then from delay topics
@@ -36,9 +37,9 @@ ErrorCode = Literal[
     "approval_expired",
     "breaker_open",
     "broker_reset",
+    "budget_exceeded",
     "bug",
     "configuration",
-    "cost_exceeded",
     "correlation_id_in_use",
     "database_unavailable",
     "deadline_exceeded",

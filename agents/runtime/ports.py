@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
+from agents.runtime.budgets import BudgetUse, Per, Settlement
 from agents.runtime.errors import ErrorCode
 from schemas import AgentMessage, Payload, Step, StepResult, Verdict
 
@@ -53,7 +55,7 @@ class Transition:
 
     ``run`` is the record to write (version one above the old one), or ``None`` where nothing
     changes; ``emits`` are composed envelopes that go to the outbox in the same transaction. With
-    a ``refusal`` nothing is written but the inbox entry.
+    a ``refusal`` nothing is written but the inbox entry and the ``settlement``.
     """
 
     run: RunRecord | None
@@ -61,6 +63,9 @@ class Transition:
     refusal: Refusal | None = None
     discards_outbox: bool = False
     """Whether what the run's outbox still holds from before must not be published any more."""
+    settlement: Settlement | None = None
+    """What becomes, in the same transaction, of the money that a verdict has held back; also where
+    nothing else changes, and with a refusal."""
 
 
 Decide = Callable[[RunRecord | None], Transition]
@@ -144,7 +149,13 @@ class Ledger(Protocol):
         ...
 
     async def record_verdict(self, message: AgentMessage[Verdict]) -> AgentMessage[Verdict]:
-        """Keep a verdict under its plan's message id; the first recorded wins, and is returned."""
+        """Keep a verdict under its plan's message id; the first recorded wins, and is returned.
+
+        Where the tenant has budgets, a verdict that lets its plan run, now or once it is approved,
+        reserves in the same transaction what the plan may cost at most, and says so; where a
+        budget has too little left the verdict that is kept is ``denied``, with the figures. That a
+        tenant has no budget may be known from up to ``FRESH_SECONDS`` ago.
+        """
         ...
 
     async def recorded_verdict(self, *, lane: str, plan_id: UUID) -> AgentMessage[Verdict] | None:
@@ -178,11 +189,35 @@ class Ledger(Protocol):
         """
         ...
 
+    async def set_budget(
+        self, *, lane: str, tenant: str, per: Per, cap: Decimal | None, set_by: str
+    ) -> None:
+        """Let a tenant spend ``cap`` US dollars, or any amount where that is ``None``.
+
+        What is reserved and spent in the periods that are running stays counted.
+        """
+        ...
+
+    async def budget_uses(self, *, lane: str, now: datetime) -> Sequence[BudgetUse]:
+        """All budgets of a lane, and what was taken of them in the periods around ``now``."""
+        ...
+
+    async def release_lost(
+        self, *, lane: str, ended_before: datetime, lost_before: datetime, limit: int
+    ) -> int:
+        """Release what was reserved for runs that will never settle it; returns for how many.
+
+        Those are reservations made before ``ended_before`` whose run has ended without ever
+        hearing of them, and those made before ``lost_before`` that have no run at all.
+        """
+        ...
+
     async def sweep(self, *, lane: str, before: datetime, limit: int) -> int:
         """Delete a batch of what executions left behind that ended before ``before``.
 
-        With a run go its inbox entries, verdicts and effects; what was recorded before then of
-        executions that have no run goes too. Nothing goes of an execution that is open, that is
+        With a run go its inbox entries, verdicts, effects and settled reservations; what was
+        recorded before then of executions that have no run goes too, and what was spent in months
+        before that one. Nothing goes of an execution that is open, that is
         ``unknown``, that has an effect which is ``started`` or ``unknown``, or that has messages
         in the outbox. What people did about dead letters goes when it is as old and history has
         forgotten the dead letter. Rows that somebody holds are left for another time.

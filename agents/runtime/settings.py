@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     """The prefix of every topic and group; empty for production, else it ends in a dot."""
     topics_file: Path = ROOT / "topics.yaml"
     actions_file: Path = ROOT / "actions.yaml"
+    prices_file: Path = ROOT / "prices.yaml"
     policies_folder: Path = ROOT / "ops" / "policies"
     """Where the Cedar policies are that every plan is judged by."""
     policies_poll: Annotated[float, Field(gt=0)] = 3.0

@@ -16,17 +16,20 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Numeric,
     PrimaryKeyConstraint,
     Table,
     Text,
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from migrations.tables.metadata import metadata
 
 SCHEMA: Final = "ledger"
 _MOMENT: Final = DateTime(timezone=True)
+_USD: Final = Numeric(18, 6)
 
 runs: Final = Table(
     "runs",
@@ -119,6 +122,54 @@ effects: Final = Table(
     CheckConstraint("status IN ('started', 'done', 'failed', 'unknown')", name="status"),
     schema=SCHEMA,
     comment="What executors did, or may have done",
+)
+
+budgets: Final = Table(
+    "budgets",
+    metadata,
+    Column("lane", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("per", Text, nullable=False),
+    Column("cap", _USD, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("set_at", _MOMENT, nullable=False),
+    PrimaryKeyConstraint("lane", "tenant", "per"),
+    CheckConstraint("per IN ('execution', 'day', 'month')", name="per"),
+    CheckConstraint("cap >= 0", name="cap"),
+    schema=SCHEMA,
+    comment="What a tenant may spend, in US dollars",
+)
+
+spending: Final = Table(
+    "spending",
+    metadata,
+    Column("lane", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("period", Text, nullable=False),
+    Column("spent", _USD, nullable=False),
+    Column("reserved", _USD, nullable=False),
+    PrimaryKeyConstraint("lane", "tenant", "period"),
+    CheckConstraint("spent >= 0 AND reserved >= 0", name="amounts"),
+    schema=SCHEMA,
+    comment="What was taken of the budgets of a tenant, by day and by month in UTC",
+)
+
+reservations: Final = Table(
+    "reservations",
+    metadata,
+    Column("lane", Text, nullable=False),
+    Column("correlation_id", Uuid, nullable=False),
+    Column("plan_hash", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("periods", ARRAY(Text), nullable=False),
+    Column("amount", _USD, nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("reserved_at", _MOMENT, nullable=False),
+    Column("spent", _USD, nullable=False),
+    PrimaryKeyConstraint("lane", "correlation_id", "plan_hash"),
+    Index("reservations_open_idx", "lane", "reserved_at", postgresql_where=text("is_open")),
+    schema=SCHEMA,
+    comment="What plans hold back until their runs end",
 )
 
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
@@ -139,6 +140,29 @@ def test_approving_without_a_key_says_how_to_get_one(stack: RunningUp) -> None:
     answer = stack.run("approve", "abc", MILLSTREAM_SIGNING_KEY_FILE="/nowhere/key.pem")
     assert answer.code == 2, answer
     assert "/nowhere/key.pem cannot be read" in answer.err
+
+
+def test_a_budget_denies_what_would_pass_it_and_counts_what_was_done(stack: RunningUp) -> None:
+    request = ("submit", "restart web in development", "--tenant", "thrifty")
+    assert stack.run("budgets", "set", "thrifty", "--day", "0.05").code == 0
+    dry = stack.run(*request, "--dry-run")
+    assert dry.code == 1, dry
+    assert "may cost $0.0804 ($0.0201 if nothing is tried twice)" in " ".join(dry.out.split())
+
+    def is_denied() -> bool:
+        answer = stack.run(*request, "--wait")
+        return answer.code == 1 and "$0.05 a day" in " ".join(answer.out.split())
+
+    wait_until(is_denied, "the worker minds the budget")
+    assert stack.run("budgets", "set", "thrifty", "--day", "50").code == 0
+    before = stack.run("budgets", "ls", "thrifty", "--json").json[0]
+    answer = stack.run(*request, "--wait")
+    assert answer.code == 0, answer
+    assert "$0.0804 of the budget held back" in answer.out
+    after = stack.run("budgets", "ls", "thrifty", "--json").json[0]
+    if before["period"] == after["period"]:  # it was not midnight just now
+        assert Decimal(after["spent"]) - Decimal(before["spent"]) == Decimal("0.0201")
+    assert after["reserved"] == "0.00"
 
 
 def test_a_plan_in_a_file_runs_and_reads_earlier_outputs(stack: RunningUp, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What every ledger does; the one of tests and the one in Postgres pass the same."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -23,31 +22,9 @@ from support.ledgers import (
     version_of,
 )
 
-from agents.runtime.database import Database
 from agents.runtime.errors import RefusedMessageError
-from agents.runtime.ledger.memory import MemoryLedger
-from agents.runtime.ledger.postgres import PostgresLedger
 from agents.runtime.ports import Approval, Ledger, RunRecord, Transition
 from schemas import AgentMessage, Verdict
-
-
-@pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
-
-
-@pytest.fixture(
-    params=["memory", pytest.param("postgres", marks=pytest.mark.integration)],
-)
-async def ledger(request: pytest.FixtureRequest, clock: SettableClock) -> AsyncIterator[Ledger]:
-    if request.param == "memory":
-        yield MemoryLedger(clock)
-        return
-    postgres = PostgresLedger(Database(request.getfixturevalue("database_url"), 3), clock)
-    await postgres.start()
-    yield postgres
-    await postgres.close()
-
 
 # -- runs ---------------------------------------------------------------------------------------
 

@@ -256,6 +256,28 @@ def effects_happen_once(evidence: Evidence, reading: Reading) -> Iterator[str]:
                 yield f"{what} ended as {end} and took effect {times} times"
 
 
+def money_is_accounted_for(evidence: Evidence, reading: Reading) -> Iterator[str]:
+    """Nothing is held back once all has ended, and what executions have cost is what was spent."""
+    spent: Counter[UUID] = Counter()
+    drawn: Counter[str] = Counter()
+    for held in evidence.reservations:
+        execution = held["correlation_id"]
+        spent[execution] += held["spent"]
+        drawn.update(dict.fromkeys(held["periods"], held["spent"]))
+        if held["is_open"]:
+            yield f"{held['amount']} is still held back for {execution}"
+    for execution, states in reading.states.items():
+        cost = states[-1].payload.cost.total
+        if spent[execution] != cost:
+            yield f"{execution} has cost {cost}, and {spent[execution]} was spent for it"
+    for used in evidence.spending:
+        period = used["period"]
+        if used["reserved"]:
+            yield f"{used['reserved']} is still reserved in {period}"
+        if used["spent"] != drawn[period]:
+            yield f"{used['spent']} was spent in {period}, but {drawn[period]} by executions"
+
+
 def _key(message: AgentMessage[Step]) -> str:
     # Of its context, the key depends on these two alone.
     context = SimpleNamespace(lane=message.lane, correlation_id=message.correlation_id)
@@ -335,6 +357,7 @@ CHECKS: Final[Mapping[str, Check]] = {
         states_are_in_order,
         projections_equal_fold,
         effects_happen_once,
+        money_is_accounted_for,
         sink_accounts_for_every_record,
         poison_is_kept_once,
         nothing_is_left,

@@ -167,6 +167,8 @@ class Observer:
                 unreadable=rows("history.unreadable"),
                 runs=rows("ledger.runs"),
                 effects=rows("ledger.effects"),
+                reservations=rows("ledger.reservations"),
+                spending=rows("ledger.spending"),
                 outbox=len(rows("ledger.outbox")),
                 calls=_calls(place.playground_url),
                 submitted=submitted,

@@ -55,6 +55,8 @@ class Evidence:
     unreadable: Sequence[Row] = ()
     runs: Sequence[Row] = ()
     effects: Sequence[Row] = ()
+    reservations: Sequence[Row] = ()
+    spending: Sequence[Row] = ()
     outbox: int = 0
     """Messages that nobody has published, or nobody has struck off."""
     calls: Mapping[str, int] = field(default_factory=dict)

@@ -152,6 +152,7 @@ class Pipeline:
     def __enter__(self) -> Self:
         servers = self.servers
         self._database_url = servers.create_database(self.lane.rstrip("."))
+        self._set_budgets()
         ensure_topics(
             KafkaAdmin(servers.kafka.bootstrap_servers),
             load_topology(servers.topics_file),
@@ -284,6 +285,16 @@ class Pipeline:
         process.start()
         family.append(process)
         return process
+
+    def _set_budgets(self) -> None:
+        """Budgets that nothing passes, so that all that costs something draws on them."""
+        with psycopg.connect(self._database_url) as connection:
+            connection.execute(
+                "INSERT INTO ledger.budgets (lane, tenant, per, cap, set_by, set_at)"
+                " SELECT %s, 'default', per, 100000, 'test', now()"
+                " FROM unnest(ARRAY['day', 'month']) AS per",
+                (self.lane,),
+            )
 
     def _forget(self, process: LocalProcess) -> None:
         for family in (self.workers, self.sinks):

@@ -16,6 +16,7 @@ from agents.runtime import delivery
 from agents.runtime.context import Context
 from agents.runtime.errors import InfrastructureError
 from agents.runtime.kafka import Outgoing, Producer
+from agents.runtime.ledger import postgres_runs
 from agents.runtime.ledger.postgres import PostgresLedger
 from agents.runtime.outage import Outage
 from agents.runtime.pool import KeyedPool
@@ -27,6 +28,7 @@ from agents.sink.store import Claim, Store
 HELD: Final = "planted_held"
 ACKED_ANYWAY: Final = "planted_acked_anyway"
 WRITTEN_UNFENCED: Final = "planted_written_unfenced"
+_LATER_SECONDS: Final = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -121,6 +123,33 @@ def _outbox_deleted_before_publish() -> None:
     PostgresLedger.advance = advanced  # type: ignore[assignment]  # that is the mistake
 
 
+def _settled_later() -> None:
+    """What a run has held back is released after its end was committed, not with it."""
+    settle = postgres_runs.settle
+    advance = postgres_runs.RunStore.advance
+    waiting: list[Any] = []
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def note(_connection: Any, settlements: Any) -> None:
+        waiting.append(settlements)
+
+    async def later(self: Any, settlements: Any) -> None:
+        await asyncio.sleep(_LATER_SECONDS)
+        async with self._database.connection() as connection:
+            await settle(connection, settlements)
+
+    async def advanced(self: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = await advance(self, *args, **kwargs)
+        while waiting:
+            task = asyncio.create_task(later(self, waiting.pop()))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        return answer
+
+    postgres_runs.settle = note  # that is the mistake
+    postgres_runs.RunStore.advance = advanced  # type: ignore[method-assign]  # as above
+
+
 def _no_fence() -> None:
     """A sink writes whether or not the partition is still its own."""
     write = Store.write
@@ -181,6 +210,7 @@ MISTAKES: Final[dict[str, Callable[[], None]]] = {
     "random-ids": _random_ids,
     "no-effect-claim": _no_effect_claim,
     "outbox-deleted-before-publish": _outbox_deleted_before_publish,
+    "settled-later": _settled_later,
     "no-fence": _no_fence,
     "offsets-outside-the-transaction": _offsets_outside_the_transaction,
 }

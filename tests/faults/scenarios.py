@@ -181,6 +181,12 @@ PLANTED: Final = (
         _LOST,
     ),
     Planted(
+        "settled-later",
+        # Of each request the router sees a verdict and a result, so by then some have ended.
+        die_at("after-ledger-commit-before-publish", hit=_REQUESTS * 3 // 2),
+        frozenset({"money_is_accounted_for"}),
+    ),
+    Planted(
         "no-fence",
         sink_wakes_up_with_an_old_batch,
         frozenset({"sink_accounts_for_every_record"}),

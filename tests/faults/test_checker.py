@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from schemas import AgentMessage, ExecutionRequest, ExecutionState, Step
 
 LANE = "t."
 TOPIC_ID = "id"
+DAY = "2026-01-05"
+COST = Decimal("0.002")
 POISON = Record(f"{LANE}millstream.plans.v1", 1, 0, 0, b"\xff", b"\x00 no JSON")
 
 
@@ -113,6 +116,17 @@ def clean() -> Evidence:
             }
             for m in steps
         ],
+        reservations=[
+            {
+                "correlation_id": execution,
+                "periods": [DAY],
+                "amount": COST,
+                "spent": COST,
+                "is_open": False,
+            }
+            for execution in model.executions
+        ],
+        spending=[{"period": DAY, "spent": COST * len(model.executions), "reserved": Decimal(0)}],
         calls={_key(message): 1 for message in steps},
         submitted=frozenset(model.executions),
     )
@@ -228,6 +242,22 @@ TAMPERINGS: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
                 },
             ],
         ),
+    ),
+    "money that nobody has released": (
+        "money_is_accounted_for",
+        lambda e: replace(e, reservations=changed(e.reservations, is_open=True)),
+    ),
+    "money that is reserved for nobody": (
+        "money_is_accounted_for",
+        lambda e: replace(e, spending=changed(e.spending, reserved=COST)),
+    ),
+    "money that was spent twice": (
+        "money_is_accounted_for",
+        lambda e: replace(e, reservations=changed(e.reservations, spent=2 * COST)),
+    ),
+    "money that was spent on nothing": (
+        "money_is_accounted_for",
+        lambda e: replace(e, spending=changed(e.spending, spent=5 * COST)),
     ),
     "a message in the outbox": ("nothing_is_left", lambda e: replace(e, outbox=1)),
     "a group that lags": ("nothing_is_left", lambda e: replace(e, lags={"sink": 1})),

@@ -196,6 +196,7 @@ def test_a_dry_run_counts_and_deletes_nothing(
             "effects": 2,
             "redrives": 0,
             "purges": 0,
+            "spending": 0,
             "kept": 1,
             "retention": "45d",
         }
@@ -210,8 +211,8 @@ def test_the_command_sweeps_all_there_is(
     add_old_runs(connection, 30)
     done = sweep(database_url, "--batch", "7")
     assert done.exit_code == 0
-    said = "30 runs with 30 effects, 90 inbox entries, 30 verdicts, and records of 0 redrives"
-    assert done.output == f"Deleted {said} and 0 purges.\n"
+    said = "30 runs with 30 effects, 90 inbox entries, 30 verdicts, 0 rows of past spending"
+    assert done.output == f"Deleted {said}, and records of 0 redrives and 0 purges.\n"
 
 
 def test_the_command_stops_when_its_time_is_over(

@@ -167,6 +167,14 @@ def test_a_refusal_says_which_rule_spoke() -> None:
     assert "Too risky. catalogue.max_risk" in lines
 
 
+def test_a_verdict_says_what_it_holds_back() -> None:
+    held = event("Verdict", 30, decision="approved", reasons=[], reserved="0.080400")
+    free = event("Verdict", 40, decision="approved", reasons=[], reserved=None)
+    lines = shown(make_timeline(execution(), [], [held, free]))
+    assert "+30 ms verdict approved $0.0804 of the budget held back" in lines
+    assert "+40 ms verdict approved" in lines
+
+
 def test_a_request_says_who_asks_and_what_was_ignored() -> None:
     request = event(
         "ExecutionRequest", 0, requester={"user": "kim"}, unknown_fields=["urgency", "[red]x[/red]"]

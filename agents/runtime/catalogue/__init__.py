@@ -19,6 +19,7 @@ from agents.runtime.catalogue.parameters import (
     TextHint,
     ValueType,
 )
+from agents.runtime.catalogue.prices import Prices, Usage, load_prices
 
 __all__ = [
     "ENVIRONMENT",
@@ -29,9 +30,12 @@ __all__ = [
     "OutputSpec",
     "ParameterSpec",
     "Phrase",
+    "Prices",
     "TextHint",
     "UnknownActionError",
+    "Usage",
     "ValueType",
     "catalogue_schema",
     "load_catalogue",
+    "load_prices",
 ]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from agents.runtime.catalogue.entries import ENVIRONMENT, ActionDeclaration, CatalogueFile
 from agents.runtime.catalogue.parameters import TEXT_HINTS, ParameterSpec, ValueType
+from agents.runtime.catalogue.prices import Prices
 from agents.runtime.declarations import Document, Path, did_you_mean
 
 Executors = Mapping[str, type[BaseModel]]
@@ -25,14 +26,19 @@ _ONLY_FOR: Final[Mapping[str, tuple[ValueType, ...]]] = {
     "minimum": ("integer", "number"),
     "maximum": ("integer", "number"),
 }
+MAX_COST: Final = 1_000_000
+"""US dollars that one attempt may cost, so that the dearest plan fits into the ledger."""
 
 
 class Checks:
     """Reports to a document what does not fit in the well-formed part of it."""
 
-    def __init__(self, document: Document[CatalogueFile], executors: Executors | None) -> None:
+    def __init__(
+        self, document: Document[CatalogueFile], executors: Executors | None, prices: Prices
+    ) -> None:
         self._document = document
         self._executors = executors
+        self._prices = prices
         # From the document, so that a malformed environment is not reported as unknown as well.
         self._environments = document.keys("environments")
         self._kinds = (ENVIRONMENT, *document.keys("entities"))
@@ -95,7 +101,20 @@ class Checks:
                 "no parameter says in which environment the action runs",
                 f"a parameter with `entity: {ENVIRONMENT}`",
             )
+        self._cost(action, path)
         self._executor(action, path)
+
+    def _cost(self, action: ActionDeclaration, path: Path) -> None:
+        for name in self._prices.missing_for(action.usage):
+            self._report(
+                (*path, "usage", name), f"{name} has no price", "a price for it in prices.yaml"
+            )
+        parts = (action.cost, self._prices.cost_of(action.usage))
+        if sum(part.total for part in parts) > MAX_COST:
+            at = "cost" if action.cost.total > MAX_COST else "usage"
+            self._report(
+                (*path, at), "one attempt is too dear", f"at most {MAX_COST} US dollars in all"
+            )
 
     def _executor(self, action: ActionDeclaration, path: Path) -> None:
         if self._executors is None:

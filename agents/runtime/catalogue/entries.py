@@ -12,6 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from agents.runtime.catalogue.parameters import ParameterSpec, ValueType
+from agents.runtime.catalogue.prices import Usage
 from agents.runtime.declarations import Declaration, Matching, Seconds, show, wrong_value
 from schemas import CostEstimate, RetryPolicy
 from schemas.base import Identifier, JsonObject, Tenant, Text
@@ -132,7 +133,9 @@ class ActionDeclaration(Declaration):
     risk: Risk
     """How much harm it can do: low, medium or high"""
     cost: CostEstimate = CostEstimate()
-    """What one attempt costs, in US dollars"""
+    """What one attempt costs in US dollars, beside its usage"""
+    usage: Usage = Usage()
+    """What one attempt uses of that which has a price in prices.yaml"""
     retry: Annotated[RetryPolicy, _AsRetryPolicy()] = RetryPolicy()
     """How often it is tried, and how long the waits are"""
     timeout: Annotated[Seconds, Field(gt=0, le=86_400)] = 30.0

@@ -5,23 +5,29 @@ from pathlib import Path
 from agents.runtime.catalogue.actions import ActionSpec, Catalogue
 from agents.runtime.catalogue.checks import Checks, Executors
 from agents.runtime.catalogue.entries import ActionDeclaration, CatalogueFile
+from agents.runtime.catalogue.prices import Prices, load_prices
 from agents.runtime.declarations import Document
+from agents.runtime.settings import ROOT
 
 
-def load_catalogue(path: Path, executors: Executors | None = None) -> Catalogue:
+def load_catalogue(
+    path: Path, executors: Executors | None = None, *, prices: Prices | None = None
+) -> Catalogue:
     """Read and check the catalogue at ``path``.
 
     Args:
         path: The file, usually actions.yaml.
         executors: By name, the models of their settings; without them ``with`` is not checked.
+        prices: What usage costs; if not given, what the checkout's prices.yaml says.
 
     Raises:
-        DeclarationError: The file has problems; all of them are named, with their lines.
+        DeclarationError: A file has problems; all of them are named, with their lines.
     """
+    prices = load_prices(ROOT / "prices.yaml") if prices is None else prices
     document = Document(path, CatalogueFile)
     sound = document.sound()
     if sound is not None:
-        Checks(document, executors).run(sound)
+        Checks(document, executors, prices).run(sound)
     declared = document.close(sound)
     catalogue = Catalogue(
         environments=declared.environments,
@@ -33,6 +39,7 @@ def load_catalogue(path: Path, executors: Executors | None = None) -> Catalogue:
         action_id: _resolve(
             action,
             catalogue,
+            prices,
             action_id=action_id,
             source=f"{document.file}:{document.line_of(('actions', action_id))}",
         )
@@ -42,9 +49,15 @@ def load_catalogue(path: Path, executors: Executors | None = None) -> Catalogue:
 
 
 def _resolve(
-    action: ActionDeclaration, catalogue: Catalogue, *, action_id: str, source: str
+    action: ActionDeclaration,
+    catalogue: Catalogue,
+    prices: Prices,
+    *,
+    action_id: str,
+    source: str,
 ) -> ActionSpec:
     fields = {name: getattr(action, name) for name in ActionDeclaration.model_fields}
+    fields["cost"] = action.cost + prices.cost_of(action.usage)
     fields["parameters"] = {
         name: spec
         if spec.entity is None

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from agents.runtime.budgets import ReservationKey
 from agents.runtime.errors import RefusedMessageError
 from agents.runtime.ports import Decide, Refusal, RunRecord, Transition
 from schemas import AgentMessage
@@ -70,6 +72,8 @@ class Changes:
     failures: list[EventKey] = field(default_factory=list)
     """Events whose ``decide`` raised: they must not stay in the inbox."""
     answers: list[Taken | Exception] = field(default_factory=list)
+    settlements: dict[ReservationKey, Decimal] = field(default_factory=dict)
+    """Reservations to be released, and what their runs have cost."""
 
 
 def apply(
@@ -97,6 +101,7 @@ def apply(
                 changes.answers.append(error)
                 continue
             known[event.key] = transition.refusal
+            _settle(event, transition, changes)
             if transition.refusal is not None:
                 changes.refusals[event.key] = transition.refusal
             else:
@@ -120,6 +125,13 @@ def _take(event: Event, transition: Transition, mine: list[Emission], changes: C
         changes.discards.add(event.run)
         mine.clear()
     mine.extend(Emission(event, message, message.to_bytes()) for message in transition.emits)
+
+
+def _settle(event: Event, transition: Transition, changes: Changes) -> None:
+    if (settlement := transition.settlement) is not None:
+        key = (*event.run, settlement.plan_hash)
+        before = changes.settlements.get(key, Decimal(0))
+        changes.settlements[key] = before + settlement.actual
 
 
 def _decided(event: Event, before: RunRecord | None) -> Transition:

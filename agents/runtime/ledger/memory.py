@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from itertools import count
 from typing import Any
 from uuid import UUID
 
+from agents.runtime.budgets import Accounts, Budget, BudgetUse, Per
 from agents.runtime.clock import SystemClock
 from agents.runtime.ledger.claims import UNSETTLED, Claim, EffectKey, EffectRecord, Settlement
 from agents.runtime.ledger.events import Event, EventKey, RunKey, apply
@@ -16,7 +18,7 @@ from schemas import AgentMessage, Step, StepResult, Verdict
 class MemoryLedger:
     """Implements :class:`agents.runtime.ports.Ledger` for tests of roles."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, accounts: Accounts | None = None) -> None:
         self._clock = SystemClock() if clock is None else clock
         self._runs: dict[RunKey, RunRecord] = {}
         self._inbox: dict[EventKey, Refusal | None] = {}
@@ -27,6 +29,7 @@ class MemoryLedger:
         self._moved_at: dict[RunKey, datetime] = {}
         self._seen_at: dict[EventKey, tuple[RunKey, datetime]] = {}
         self._recorded_at: dict[tuple[str, UUID], datetime] = {}
+        self._accounts = Accounts() if accounts is None else accounts
 
     async def advance(
         self, *, lane: str, correlation_id: UUID, event_id: UUID, decide: Decide
@@ -39,6 +42,8 @@ class MemoryLedger:
         if event.key not in changes.failures:
             self._inbox.setdefault(event.key, changes.refusals.get(event.key))
             self._seen_at.setdefault(event.key, (event.run, self._clock.now()))
+        for reservation, actual in changes.settlements.items():
+            self._accounts.settle(reservation, actual)
         if isinstance(answer, Exception):
             raise answer
         self._runs |= changes.runs
@@ -88,8 +93,10 @@ class MemoryLedger:
     async def record_verdict(self, message: AgentMessage[Verdict]) -> AgentMessage[Verdict]:
         """See :meth:`agents.runtime.ports.Ledger.record_verdict`."""
         key = (message.lane, message.payload.plan_id)
-        self._recorded_at.setdefault(key, self._clock.now())
-        return self._verdicts.setdefault(key, message)
+        if key not in self._verdicts:
+            self._recorded_at[key] = now = self._clock.now()
+            self._verdicts[key] = self._accounts.admit(message, now)
+        return self._verdicts[key]
 
     async def recorded_verdict(self, *, lane: str, plan_id: UUID) -> AgentMessage[Verdict] | None:
         """See :meth:`agents.runtime.ports.Ledger.recorded_verdict`."""
@@ -122,6 +129,34 @@ class MemoryLedger:
         self._effects[settlement.key], answer = settlement.apply(self._effects.get(settlement.key))
         return answer
 
+    async def set_budget(
+        self, *, lane: str, tenant: str, per: Per, cap: Decimal | None, set_by: str
+    ) -> None:
+        """See :meth:`agents.runtime.ports.Ledger.set_budget`."""
+        del set_by  # nobody asks a test who it was
+        budgets = self._accounts.budgets
+        others = [each for each in budgets.get((lane, tenant), ()) if each.per != per]
+        budgets[lane, tenant] = [*others, *([] if cap is None else [Budget(tenant, per, cap)])]
+
+    async def budget_uses(self, *, lane: str, now: datetime) -> Sequence[BudgetUse]:
+        """See :meth:`agents.runtime.ports.Ledger.budget_uses`."""
+        return list(self._accounts.uses(lane, now))
+
+    async def release_lost(
+        self, *, lane: str, ended_before: datetime, lost_before: datetime, limit: int
+    ) -> int:
+        """See :meth:`agents.runtime.ports.Ledger.release_lost`."""
+        lost = []
+        for key, held in self._accounts.reservations.items():
+            run = self._runs.get(key[:2])
+            before = lost_before if run is None else ended_before
+            is_lost = run is None or not run.is_open
+            if key[0] == lane and held.is_open and is_lost and held.reserved_at < before:
+                lost.append(key)
+        for key in lost[:limit]:
+            self._accounts.settle(key, Decimal(0))
+        return len(lost[:limit])
+
     async def sweep(self, *, lane: str, before: datetime, limit: int) -> int:
         """See :meth:`agents.runtime.ports.Ledger.sweep`."""
         old = [
@@ -145,7 +180,28 @@ class MemoryLedger:
         ]
         for plan in orphans[:limit]:
             del self._verdicts[plan], self._recorded_at[plan]
-        return deleted + len(orphans[:limit])
+        return deleted + len(orphans[:limit]) + self._sweep_accounts(lane, before, limit)
+
+    def _sweep_accounts(self, lane: str, before: datetime, limit: int) -> int:
+        accounts = self._accounts
+        settled = [
+            key
+            for key, held in accounts.reservations.items()
+            if key[0] == lane
+            and not held.is_open
+            and held.reserved_at < before
+            and key[:2] not in self._runs
+        ][:limit]
+        for key in settled:
+            del accounts.reservations[key]
+        over = [
+            key
+            for key, used in accounts.spending.items()
+            if key[0] == lane and key[2] < f"{before:%Y-%m}" and not used.reserved
+        ][:limit]
+        for period in over:
+            del accounts.spending[period]
+        return len(settled) + len(over)
 
     def _is_kept(self, run: RunKey, before: datetime) -> bool:
         held = self._runs.get(run)

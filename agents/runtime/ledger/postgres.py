@@ -4,17 +4,20 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, cast
 from uuid import UUID
 
 import structlog
 
+from agents.runtime.budgets import BudgetUse, Per
 from agents.runtime.clock import SystemClock
 from agents.runtime.database import Database
 from agents.runtime.errors import ConfigurationError, DatabaseUnavailableError
 from agents.runtime.ledger.claims import Claim, Settlement
 from agents.runtime.ledger.coalesce import Coalescer
 from agents.runtime.ledger.events import Event
+from agents.runtime.ledger.postgres_budgets import BudgetStore
 from agents.runtime.ledger.postgres_effects import EffectStore
 from agents.runtime.ledger.postgres_runs import Rows, RunStore
 from agents.runtime.ledger.postgres_sweep import SweepStore
@@ -42,7 +45,8 @@ class PostgresLedger:
         self._database = database
         self._clock = SystemClock() if clock is None else clock
         self._runs = RunStore(database, self._clock)
-        self._verdicts = VerdictStore(database, self._clock)
+        self._budgets = BudgetStore(database, self._clock)
+        self._verdicts = VerdictStore(database, self._clock, self._budgets)
         self._effects = EffectStore(database)
         self._sweeps = SweepStore(database)
         self._advances: Coalescer[Event, Rows] = Coalescer(
@@ -146,6 +150,24 @@ class PostgresLedger:
         """
         answer = await self._acts.submit(Settlement(message, result, owner, self._clock.now()))
         return cast("StepResult", answer)
+
+    async def set_budget(
+        self, *, lane: str, tenant: str, per: Per, cap: Decimal | None, set_by: str
+    ) -> None:
+        """See :meth:`agents.runtime.ports.Ledger.set_budget`."""
+        await self._budgets.set(lane=lane, tenant=tenant, per=per, cap=cap, set_by=set_by)
+
+    async def budget_uses(self, *, lane: str, now: datetime) -> Sequence[BudgetUse]:
+        """See :meth:`agents.runtime.ports.Ledger.budget_uses`."""
+        return await self._budgets.uses(lane=lane, now=now)
+
+    async def release_lost(
+        self, *, lane: str, ended_before: datetime, lost_before: datetime, limit: int
+    ) -> int:
+        """See :meth:`agents.runtime.ports.Ledger.release_lost`."""
+        return await self._budgets.release_lost(
+            lane=lane, ended_before=ended_before, lost_before=lost_before, limit=limit
+        )
 
     async def sweep(self, *, lane: str, before: datetime, limit: int) -> int:
         """See :meth:`agents.runtime.ports.Ledger.sweep`."""

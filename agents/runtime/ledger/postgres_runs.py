@@ -19,6 +19,7 @@ from agents.runtime.database import ConflictError, Connection, Database, Row
 from agents.runtime.ledger.columns import columns
 from agents.runtime.ledger.events import Changes, Event, EventKey, RunKey, Taken, apply
 from agents.runtime.ledger.messages import decode_message
+from agents.runtime.ledger.postgres_budgets import settle
 from agents.runtime.ports import Clock, OutboxRow, Refusal, RunRecord
 from agents.runtime.queries import bind_queries
 
@@ -167,6 +168,7 @@ async def _write(
                 for one in emissions
             ]
             outbox = await connection.execute(_SQL.insert_outbox, (now, *columns(rows, 4)))
+        await settle(connection, changes.settlements)
     written = sum(cursor.rowcount for cursor in (updated, inserted) if cursor is not None)
     if written != len(changes.runs):
         raise ConflictError("somebody else has moved a run")

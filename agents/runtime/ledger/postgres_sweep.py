@@ -16,7 +16,9 @@ class _Queries:
     delete_events: bytes
     delete_purges: bytes
     delete_redrives: bytes
+    delete_reservations: bytes
     delete_runs: bytes
+    delete_spending: bytes
     delete_verdicts: bytes
     old_events: bytes
 
@@ -37,6 +39,8 @@ class Swept:
     """Records of dead letters that were sent again, and that history has forgotten."""
     purges: int = 0
     """The same of dead letters that nobody wanted to see any more."""
+    spending: int = 0
+    """Settled reservations, and what was spent in periods that are over."""
 
     @property
     def rows(self) -> int:
@@ -79,7 +83,14 @@ async def _sweep(connection: Connection, of: dict[str, Any]) -> Swept:
         verdicts = await connection.execute(_SQL.delete_verdicts, of)
         redrives = await connection.execute(_SQL.delete_redrives, of)
         purges = await connection.execute(_SQL.delete_purges, of)
-        return Swept(verdicts=verdicts.rowcount, redrives=redrives.rowcount, purges=purges.rowcount)
+        settled = await connection.execute(_SQL.delete_reservations, of)
+        over = await connection.execute(_SQL.delete_spending, of)
+        return Swept(
+            verdicts=verdicts.rowcount,
+            redrives=redrives.rowcount,
+            purges=purges.rowcount,
+            spending=settled.rowcount + over.rowcount,
+        )
     ids = sorted({run_id for _, run_id in old})
     runs = await connection.execute(_SQL.delete_runs, {**of, "runs": ids})
     gone = [run_id for (run_id,) in await runs.fetchall()]

@@ -1,14 +1,16 @@
 """Verdicts in Postgres: the first one recorded for a plan wins."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from agents.runtime.database import Connection, Database
+from agents.runtime.database import ConflictError, Connection, Database
 from agents.runtime.ledger.columns import columns
 from agents.runtime.ledger.messages import decode_message
+from agents.runtime.ledger.postgres_budgets import BudgetStore, reserve
 from agents.runtime.ports import Approval, Clock
 from agents.runtime.queries import bind_queries
 from schemas import AgentMessage, Verdict
@@ -32,29 +34,38 @@ _SQL: Final = bind_queries(Path(__file__).with_name("verdicts.sql"), _Queries)
 class VerdictStore:
     """What the safety checker and the executors need of the ledger, a batch at a time."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, budgets: BudgetStore) -> None:
         self._database = database
         self._clock = clock
+        self._budgets = budgets
 
     async def record(
         self, messages: Sequence[AgentMessage[Verdict]]
     ) -> list[AgentMessage[Verdict]]:
         """Keep verdicts; answers with what stands for each one's plan."""
-        standing: dict[PlanKey, AgentMessage[Verdict]] = {}
+        given: dict[PlanKey, AgentMessage[Verdict]] = {}
         for message in messages:
-            standing.setdefault((message.lane, message.payload.plan_id), message)
-        # Everybody inserts in the order of the ids, so nobody waits in a circle.
-        rows = sorted((_row(message) for message in standing.values()), key=_plan_of_row)
+            given.setdefault(_plan_of(message), message)
+        limited = await self._budgets.limited(given.values())
         now = self._clock.now()
 
-        async def insert(connection: Connection) -> set[PlanKey]:
+        async def insert(connection: Connection) -> dict[PlanKey, AgentMessage[Verdict]]:
+            fresh: Mapping[PlanKey, AgentMessage[Verdict]] = given
+            if limited:
+                fresh = await _with_budgets(connection, given, limited, now)
+            # Everybody inserts in the order of the ids, so nobody waits in a circle.
+            rows = sorted((_row(message) for message in fresh.values()), key=_plan_of_row)
             cursor = await connection.execute(_SQL.insert_verdicts, (now, *columns(rows, 7)))
-            return {(lane, plan_id) for lane, plan_id in await cursor.fetchall()}
+            inserted = {(lane, plan_id) for lane, plan_id in await cursor.fetchall()}
+            if any(_plan_of(message) in fresh.keys() - inserted for message in limited):
+                # What was reserved for it must not be written.
+                raise ConflictError("somebody else has recorded a verdict on the same plan")
+            return {plan: fresh[plan] for plan in inserted}
 
-        known_before = standing.keys() - await self._database.transact(insert)
-        if known_before:
+        standing = await self._database.transact(insert)
+        if known_before := given.keys() - standing.keys():
             standing |= await self.recorded(known_before)
-        return [standing[message.lane, message.payload.plan_id] for message in messages]
+        return [standing[_plan_of(message)] for message in messages]
 
     async def recorded(self, keys: Iterable[PlanKey]) -> dict[PlanKey, AgentMessage[Verdict]]:
         """The verdicts that there are on some plans."""
@@ -66,6 +77,26 @@ class VerdictStore:
         rows = await self._database.fetch(_SQL.approvals, columns(set(keys), 3))
         found = {tuple(row[:3]): Approval(row[3], row[4]) for row in rows}
         return [found.get(key) for key in keys]
+
+
+async def _with_budgets(
+    connection: Connection,
+    given: Mapping[PlanKey, AgentMessage[Verdict]],
+    limited: Sequence[AgentMessage[Verdict]],
+    now: datetime,
+) -> Mapping[PlanKey, AgentMessage[Verdict]]:
+    """Those of the verdicts that are new, as far as can be seen, with what they have reserved."""
+    plans = [_plan_of(message) for message in limited]
+    cursor = await connection.execute(_SQL.recorded_verdicts, columns(plans, 2))
+    known = {(lane, plan_id) for lane, plan_id, _ in await cursor.fetchall()}
+    fresh = [message for message in limited if _plan_of(message) not in known]
+    judged = await reserve(connection, fresh, now) if fresh else []
+    rest = {plan: message for plan, message in given.items() if plan not in known}
+    return rest | {_plan_of(message): message for message in judged}
+
+
+def _plan_of(message: AgentMessage[Verdict]) -> PlanKey:
+    return (message.lane, message.payload.plan_id)
 
 
 def _row(message: AgentMessage[Verdict]) -> tuple[Any, ...]:

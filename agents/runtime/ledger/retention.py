@@ -16,6 +16,10 @@ from agents.runtime.topology import Topology
 SWEEP_LIMIT: Final = 1000
 """Inbox entries, or verdicts, that one batch deletes."""
 _PAUSE: Final = timedelta(hours=1)
+_UNHEARD: Final = timedelta(hours=1)
+"""How long the verdict on a run that has ended may be on its way before nobody waits for it."""
+_LOST: Final = timedelta(days=1)
+"""How long the verdict on a plan without a run may be on its way before it is taken for lost."""
 
 
 def check_retention(retention: timedelta, topology: Topology) -> None:
@@ -66,12 +70,15 @@ class HourlySweep:
         self._rests_until = None
 
     async def turn(self, ledger: Ledger, *, lane: str, now: datetime, retention: timedelta) -> None:
-        """Delete a batch, if the time has come.
+        """Release what nobody will settle, and delete a batch, if the time has come.
 
         Raises:
             DatabaseUnavailableError: Postgres is away.
         """
         if self._rests_until is not None and now < self._rests_until:
             return
+        await ledger.release_lost(
+            lane=lane, ended_before=now - _UNHEARD, lost_before=now - _LOST, limit=SWEEP_LIMIT
+        )
         swept = await ledger.sweep(lane=lane, before=now - retention, limit=SWEEP_LIMIT)
         self._rests_until = None if swept else now + _PAUSE

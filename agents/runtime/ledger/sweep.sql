@@ -126,6 +126,33 @@ WHERE ctid = ANY (
     )
 );
 
+-- name: delete_reservations
+DELETE FROM ledger.reservations AS held
+USING (
+    SELECT settled.lane, settled.correlation_id, settled.plan_hash
+    FROM ledger.reservations AS settled
+    WHERE settled.lane = %(lane)s
+        AND settled.reserved_at < %(before)s
+        AND NOT settled.is_open
+        AND (
+            SELECT true
+            FROM ledger.runs AS run
+            WHERE run.lane = settled.lane AND run.correlation_id = settled.correlation_id
+        ) IS NULL
+    LIMIT %(limit)s
+    FOR UPDATE OF settled SKIP LOCKED
+) AS old
+WHERE held.lane = old.lane
+    AND held.correlation_id = old.correlation_id
+    AND held.plan_hash = old.plan_hash;
+
+-- name: delete_spending
+-- As text, "2026-10" and "2026-10-31" come before "2026-11", and "2026-11-01" behind it.
+DELETE FROM ledger.spending
+WHERE lane = %(lane)s
+    AND period < to_char(%(before)s AT TIME ZONE 'UTC', 'YYYY-MM')
+    AND reserved = 0;
+
 -- name: count_old
 -- What there is to delete, and how many ended executions are too old but must stay. Reads whole
 -- tables: for a person who asks, not for a role.
@@ -203,5 +230,24 @@ SELECT
                     AND letter.origin_offset = mark.origin_offset
                     AND letter.role = mark.role
             )
+    ),
+    (
+        SELECT count(*) FROM ledger.reservations AS held
+        WHERE held.lane = %(lane)s
+            AND held.reserved_at < %(before)s
+            AND NOT held.is_open
+            AND (
+                held.correlation_id IN (SELECT correlation_id FROM old WHERE goes)
+                OR NOT EXISTS (
+                    SELECT FROM ledger.runs AS run
+                    WHERE run.lane = held.lane AND run.correlation_id = held.correlation_id
+                )
+            )
+    )
+    + (
+        SELECT count(*) FROM ledger.spending
+        WHERE lane = %(lane)s
+            AND period < to_char(%(before)s AT TIME ZONE 'UTC', 'YYYY-MM')
+            AND reserved = 0
     ),
     (SELECT count(*) FROM old WHERE NOT goes);

@@ -10,8 +10,10 @@ import structlog
 from pydantic import Field, ValidationInfo, model_validator
 from pydantic_core import to_json
 
-from agents.executors.http import IDEMPOTENCY_HEADER, TemplateText, UrlText, check_names
-from agents.executors.http_client import HttpClient, Request, open_client
+from agents.executors.checking import TemplateText, UrlText, check_names
+from agents.executors.http import IDEMPOTENCY_HEADER
+from agents.executors.http_client import HttpClient, open_client
+from agents.executors.http_messages import Request
 from agents.runtime.declarations import Declaration
 from agents.runtime.errors import PermanentError
 from agents.runtime.execution import Job, executor
@@ -69,7 +71,8 @@ class NotifySettings(Declaration):
 @executor("notify", settings=NotifySettings, client=open_client)
 async def send_message(job: Job[NotifySettings], client: HttpClient) -> JsonObject:
     """Send the message to the target of its channel; returns nothing."""
-    settings, values = job.settings, job.ctx.settings.template_values()
+    settings = job.settings
+    values = await job.values(settings.channel, settings.text)
     channel = Template.parse(settings.channel).render(job.parameters, values)
     text = Template.parse(settings.text).render(job.parameters, values)
     match settings.channels.get(channel, settings.default):
@@ -77,7 +80,7 @@ async def send_message(job: Job[NotifySettings], client: HttpClient) -> JsonObje
             await client.send(
                 Request(
                     method="POST",
-                    url=UrlTemplate.parse(target.url).render({}, values),
+                    url=UrlTemplate.parse(target.url).render({}, await job.values(target.url)),
                     headers={
                         "content-type": "application/json",
                         IDEMPOTENCY_HEADER: job.idempotency_key,

@@ -18,11 +18,11 @@ from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import ValidationInfo, model_validator
 
+from agents.runtime.context import Services
 from agents.runtime.declarations import Declaration, Matching
 from agents.runtime.errors import NotSentError
 from agents.runtime.execution import Job, executor
 from agents.runtime.outcomes import UnusableAnswerError
-from agents.runtime.settings import Settings
 from schemas import JsonObject
 
 MAX_THREADS: Final = 32
@@ -100,7 +100,7 @@ def _check_call(name: str, function: Callable[..., Any], parameters: Iterable[st
 
 
 @asynccontextmanager
-async def open_threads(_: Settings) -> AsyncIterator[asyncio.Semaphore]:
+async def open_threads(_: Services) -> AsyncIterator[asyncio.Semaphore]:
     """The permits of threads."""
     yield asyncio.Semaphore(MAX_THREADS)
 

@@ -11,6 +11,7 @@ from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.metrics import Metrics
 from agents.runtime.ports import Clock, Ledger
+from agents.runtime.secrets import Secrets
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
 from schemas import AgentMessage, Payload, compose
@@ -32,6 +33,7 @@ class Services:
     random: Random = field(default_factory=Random)
     breakers: Breakers = field(default_factory=lambda: Breakers(SystemClock()))
     metrics: Metrics = field(default_factory=Metrics)
+    secrets: Secrets = field(default_factory=lambda: Secrets(()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from agents.runtime.ports import OutboxRow
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
+from agents.runtime.secrets import open_secrets
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
 from agents.runtime.watchdog import LEAST_SECONDS
@@ -162,6 +163,7 @@ async def hosting(
             clock=clock,
             breakers=breakers,
             metrics=metrics,
+            secrets=open_secrets(settings),
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
         )
         writers = partial(

@@ -5,6 +5,14 @@ from agents.runtime.catalogue.actions import (
     Catalogue,
     UnknownActionError,
     catalogue_schema,
+    settings_context,
+)
+from agents.runtime.catalogue.connections import (
+    Connection,
+    McpEndpoint,
+    McpProcess,
+    PostgresConnection,
+    SmtpConnection,
 )
 from agents.runtime.catalogue.entries import (
     ENVIRONMENT,
@@ -25,13 +33,19 @@ __all__ = [
     "ActionDeclaration",
     "ActionSpec",
     "Catalogue",
+    "Connection",
     "Environment",
+    "McpEndpoint",
+    "McpProcess",
     "OutputSpec",
     "ParameterSpec",
     "Phrase",
+    "PostgresConnection",
+    "SmtpConnection",
     "TextHint",
     "UnknownActionError",
     "ValueType",
     "catalogue_schema",
     "load_catalogue",
+    "settings_context",
 ]

@@ -28,6 +28,8 @@ def load_catalogue(path: Path, executors: Executors | None = None) -> Catalogue:
         entities=declared.entities,
         actions={},
         source=document.file,
+        connections=declared.connections,
+        private_hosts=declared.private_hosts,
     )
     actions = {
         action_id: _resolve(

@@ -69,11 +69,10 @@ def redirected(request: Request, location: str, guard: NetworkGuard) -> Request:
             a website.
     """
     try:
-        url = httpx.URL(request.url).join(location)
-    except (httpx.InvalidURL, ValueError) as error:
+        before, url = httpx.URL(request.url), httpx.URL(request.url).join(location)
+        same_origin = _origin(url) == _origin(before)
+    except (httpx.InvalidURL, ValueError) as error:  # of a host, too, that IDNA does not know
         raise ForbiddenHostError(f"{request.target} redirects to what is no URL") from error
-    before = httpx.URL(request.url)
-    same_origin = _origin(url) == _origin(before)
     target = f"{url.scheme}://{url.netloc.decode()}"
     if url.scheme not in _PORTS or url.userinfo or not url.host:
         raise ForbiddenHostError(f"{request.target} redirects to {url.scheme}, not to a website")

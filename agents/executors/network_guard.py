@@ -25,6 +25,13 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 #: Networks whose last 32 bits are an IPv4 address that a gateway sends the packet on to: RFC 6052
 #: and RFC 8215.
 _TRANSLATED: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48")))
+#: Special-purpose networks by IANA's registries that some versions of Python take for public.
+_NOT_PUBLIC: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16"),
+    )
+)
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -39,6 +46,8 @@ def is_public(address: str) -> bool:
     """Whether ``address`` is one of the public internet's, and no gateway to one that is not."""
     parsed: _Address = ipaddress.ip_address(address)
     if not parsed.is_global or parsed.is_multicast:
+        return False
+    if any(parsed in network for network in _NOT_PUBLIC):
         return False
     if isinstance(parsed, ipaddress.IPv4Address):
         return True
@@ -157,11 +166,11 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
 
 def _read_host(text: str) -> tuple[str, int | None]:
     """Host and port that an entry of ``private_hosts`` means; without a port it means all."""
-    parts = urlsplit(text if "://" in text else f"//{text}")
     try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
         host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
+    except ValueError as error:
+        raise ConfigurationError(f"{text!r} among private_hosts names no host: {error}") from error
     if not host:
         raise ConfigurationError(f"{text!r} among private_hosts names no host")
     return host.rstrip("."), port or _PORTS.get(parts.scheme)

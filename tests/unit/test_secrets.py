@@ -18,7 +18,7 @@ from support.steps import Rig, action
 from agents.planning.checking import find_problems
 from agents.runtime import references
 from agents.runtime.catalogue import Catalogue, ParameterSpec
-from agents.runtime.errors import MillstreamError, NotSentError, PermanentError
+from agents.runtime.errors import NotSentError, PermanentError
 from agents.runtime.execution import Job, executor
 from agents.runtime.outcomes import sayable
 from agents.runtime.revealed import KNOWN, REDACTED, Redactor
@@ -282,6 +282,10 @@ def test_a_redactor_forgets_the_oldest_before_it_grows_without_end() -> None:
     assert redactor.text("secret number 1!") == "secret number 1!"
 
 
+def refuse(reason: str) -> None:
+    raise PermanentError(reason)
+
+
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_a_log_line_holds_no_secret_not_even_in_a_traceback(
     log_format: str, capsys: pytest.CaptureFixture[str]
@@ -294,8 +298,8 @@ def test_a_log_line_holds_no_secret_not_even_in_a_traceback(
         configure_logging(log_format=log_format)
         log = structlog.get_logger("test")
         try:
-            raise MillstreamError(secret, code="bug")
-        except MillstreamError:
+            refuse(secret)
+        except PermanentError:
             log.exception("told", value=secret, nested={"deep": [secret]})
         logging.getLogger("somebody.else").warning("they say %r", secret)
     finally:

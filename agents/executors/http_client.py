@@ -96,9 +96,8 @@ class HttpClient:
 @asynccontextmanager
 async def open_client(services: Services) -> AsyncIterator[HttpClient]:
     """A pool of connections to hosts that the catalogue lets calls reach."""
-    guard = NetworkGuard(
-        services.catalogue.private_hosts, dict(services.settings.template_values())
-    )
+    hosts = services.catalogue.private_hosts
+    guard = NetworkGuard(hosts, await services.values(list(hosts)))
     # Who asks has passed a gate, so the pool itself needs no bound.
     limits = httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_CONNECTION)
     transport = GuardedTransport(guard, limits)

@@ -6,13 +6,16 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from pydantic import JsonValue
+
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.metrics import Metrics
 from agents.runtime.ports import Clock, Ledger
-from agents.runtime.secrets import Secrets
+from agents.runtime.secrets import Secrets, secrets_in
 from agents.runtime.settings import Settings
+from agents.runtime.templates import Template
 from agents.runtime.topology import Topology
 from schemas import AgentMessage, Payload, compose
 from schemas.identity import derive_message_id
@@ -34,6 +37,26 @@ class Services:
     breakers: Breakers = field(default_factory=lambda: Breakers(SystemClock()))
     metrics: Metrics = field(default_factory=Metrics)
     secrets: Secrets = field(default_factory=lambda: Secrets(()))
+
+    async def values(self, *templates: JsonValue) -> dict[str, str]:
+        """What ``templates`` may name beside parameters: settings, and secrets after ``secret:``.
+
+        Raises:
+            NoSecretError: A secret that they name is nowhere.
+            TransientError: The place that has it does not answer.
+        """
+        names = frozenset[str]().union(*map(secrets_in, templates))
+        secrets = await self.secrets.reveal(names)
+        revealed = {f"secret:{name}": value for name, value in secrets.items()}
+        return {**self.settings.template_values(), **revealed}
+
+    async def fill_in(self, text: str) -> str:
+        """``text`` of a connection, with settings and secrets filled in.
+
+        Raises:
+            MillstreamError: As :meth:`values`.
+        """
+        return Template.parse(text).render({}, await self.values(text))
 
 
 @dataclass(frozen=True, slots=True)

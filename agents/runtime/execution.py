@@ -70,16 +70,8 @@ class Job(Generic[SettingsT_co]):
         return max((self.deadline - self.ctx.now()).total_seconds(), 0.0)
 
     async def values(self, *templates: JsonValue) -> Mapping[str, str]:
-        """What ``templates`` may name beside parameters: settings, and secrets after ``secret:``.
-
-        Raises:
-            NoSecretError: A secret that they name is nowhere.
-            TransientError: The place that has it does not answer.
-        """
-        names = frozenset[str]().union(*map(secrets_in, templates))
-        secrets = await self.ctx.services.secrets.reveal(names)
-        revealed = {f"secret:{name}": value for name, value in secrets.items()}
-        return {**self.ctx.settings.template_values(), **revealed}
+        """What ``templates`` may name beside parameters; as ``Services.values``."""
+        return await self.ctx.services.values(*templates)
 
 
 def _secret_parameters(step: Step, action: ActionSpec) -> dict[str, str]:

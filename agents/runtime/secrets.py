@@ -43,11 +43,6 @@ def secrets_in(value: JsonValue) -> frozenset[str]:
     return frozenset(_names(value))
 
 
-def fill_in(text: str, secrets: Mapping[str, str]) -> str:
-    """``text`` with its references replaced; ``secrets`` has all that it names."""
-    return SECRET.sub(lambda match: secrets[match[1]], text)
-
-
 def _names(value: JsonValue) -> Iterator[str]:
     if isinstance(value, str):
         yield from SECRET.findall(value)
@@ -116,15 +111,6 @@ class Secrets:
             TransientError: A place does not answer.
         """
         return {name: await self._reveal(name) for name in names}
-
-    async def fill_in(self, text: str) -> str:
-        """``text`` with each ``${secret:NAME}`` replaced by that secret.
-
-        Raises:
-            NoSecretError: As :meth:`reveal`.
-            TransientError: As :meth:`reveal`.
-        """
-        return fill_in(text, await self.reveal(secrets_in(text)))
 
     async def missing(self, names: Iterable[str]) -> dict[str, str]:
         """Which of these cannot be had, and why."""

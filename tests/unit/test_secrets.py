@@ -64,9 +64,9 @@ async def test_a_file_goes_before_the_environment_and_its_last_line_end_does_not
 async def test_a_changed_secret_is_seen_at_once(tmp_path: Path) -> None:
     secrets = open_secrets(Settings(secrets_dir=tmp_path), {})
     (tmp_path / "api_key").write_text("first value")
-    assert await secrets.fill_in("Bearer ${secret:api_key}") == "Bearer first value"
+    assert await secrets.reveal(["api_key"]) == {"api_key": "first value"}
     (tmp_path / "api_key").write_text("second value")
-    assert await secrets.fill_in("Bearer ${secret:api_key}") == "Bearer second value"
+    assert await secrets.reveal(["api_key"]) == {"api_key": "second value"}
 
 
 async def test_a_missing_secret_is_named_with_where_to_put_it() -> None:

@@ -58,6 +58,7 @@ ErrorCode = Literal[
     "refused",
     "step_failed",
     "timeout",
+    "tool_error",
     "transient",
     "unexpected_status",
     "unknown_action",

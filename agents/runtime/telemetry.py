@@ -16,7 +16,18 @@ from agents.runtime.redaction import REDACTED, is_secret_name, redacted
 from agents.runtime.revealed import KNOWN
 
 #: These speak at info about every partition and request; what matters in them is at warning.
-_CHATTY: Final = ("faust", "mode", "aiokafka", "httpx", "httpcore", "alembic", "librdkafka")
+_CHATTY: Final = (
+    "faust",
+    "mode",
+    "aiokafka",
+    "httpx",
+    "httpcore",
+    "mcp",
+    "httpx2",
+    "httpcore2",
+    "alembic",
+    "librdkafka",
+)
 _REPETITIVE: Final = ("psycopg",)
 """Warn of every connection that is lost; we say once that Postgres is away."""
 

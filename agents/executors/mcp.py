@@ -8,15 +8,12 @@ that never comes is not.
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Annotated, Final, Self
+from typing import TYPE_CHECKING, Annotated, Final, Self
 
-from mcp_types import CallToolResult, TextContent
 from pydantic import Field, JsonValue, ValidationInfo, model_validator
 
 from agents.executors.checking import OutputPaths, check_connection, check_names, check_outputs
 from agents.executors.json_path import pick
-from agents.executors.mcp_server import McpServer
-from agents.executors.mcp_transport import open_transport
 from agents.runtime.catalogue import McpEndpoint, McpProcess
 from agents.runtime.context import Services
 from agents.runtime.declarations import Declaration
@@ -25,6 +22,11 @@ from agents.runtime.execution import Job, executor
 from agents.runtime.templates import parameters_in, render_json
 from schemas import JsonObject
 from schemas.base import Identifier
+
+if TYPE_CHECKING:
+    from mcp_types import CallToolResult
+
+    from agents.executors.mcp_server import McpServer
 
 KINDS: Final = ("mcp_stdio", "mcp_http")
 """The kinds of connections that are MCP servers."""
@@ -59,10 +61,14 @@ class McpServers:
         self._stack = stack
         self._servers: dict[str, McpServer] = {}
 
-    def named(self, name: str) -> McpServer:
+    def named(self, name: str) -> "McpServer":
         """The server behind the connection of that name."""
         server = self._servers.get(name)
         if server is None:
+            # The client takes a second to load, and most processes never call a server.
+            from agents.executors.mcp_server import McpServer  # noqa: PLC0415
+            from agents.executors.mcp_transport import open_transport  # noqa: PLC0415
+
             declared = self._services.catalogue.connections[name]
             if not isinstance(declared, McpProcess | McpEndpoint):
                 raise TypeError(f"connection {name!r} is no MCP server")
@@ -106,9 +112,9 @@ async def _arguments(job: Job[McpSettings]) -> JsonObject:
     return rendered
 
 
-def as_document(result: CallToolResult) -> JsonObject:
+def as_document(result: "CallToolResult") -> JsonObject:
     """What a tool gave back, as outputs find it."""
-    texts = [block.text for block in result.content if isinstance(block, TextContent)]
+    texts = [block.text for block in result.content if block.type == "text"]
     return {
         "text": "\n".join(texts),
         "structured": result.structured_content,

@@ -71,6 +71,6 @@ def _adapter(function: Callable[..., Any]) -> TypeAdapter[dict[str, Any]]:
         hint = hints.get(parameter.name, Any)
         is_needed = parameter.default is parameter.empty
         fields[parameter.name] = hint if is_needed else NotRequired[hint]
-    arguments: Any = TypedDict("arguments", fields)  # type: ignore[misc]  # made at run time
+    typed_dict: Any = TypedDict  # its fields are known at run time only
     config = ConfigDict(strict=True, extra="allow" if takes_more else "forbid")
-    return TypeAdapter(with_config(config)(arguments))
+    return TypeAdapter(with_config(config)(typed_dict("arguments", fields)))

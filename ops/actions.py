@@ -29,9 +29,10 @@ from agents.runtime.context import Services
 from agents.runtime.declarations import DeclarationError
 from agents.runtime.errors import ConfigurationError, MillstreamError
 from agents.runtime.ledger.memory import MemoryLedger
-from agents.runtime.redaction import KNOWN
+from agents.runtime.revealed import KNOWN
 from agents.runtime.secrets import open_secrets
 from agents.runtime.settings import load_settings
+from agents.runtime.topology import load_topology
 from ops.importing import add_actions, written
 from schemas import JsonObject
 from schemas.export import render
@@ -168,7 +169,12 @@ def _tools_as_actions(
         )
     settings, clock = load_settings(), SystemClock()
     services = Services(
-        settings, catalogue, MemoryLedger(clock), clock, secrets=open_secrets(settings)
+        settings=settings,
+        catalogue=catalogue,
+        topology=load_topology(settings.topics_file),
+        ledger=MemoryLedger(clock),
+        clock=clock,
+        secrets=open_secrets(settings),
     )
     try:
         found = asyncio.run(asyncio.wait_for(list_tools(server, services), _ANSWER_SECONDS))

@@ -25,7 +25,7 @@ from mcp_types import CONNECTION_CLOSED
 
 from agents.runtime.catalogue import McpEndpoint, McpProcess
 from agents.runtime.context import Services
-from agents.runtime.redaction import KNOWN
+from agents.runtime.revealed import KNOWN
 
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 300.0

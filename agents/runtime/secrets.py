@@ -19,8 +19,8 @@ from pydantic import JsonValue
 
 from agents.runtime.errors import MillstreamError, PermanentError
 from agents.runtime.ports import SecretsPort
-from agents.runtime.revealed import KNOWN
 from agents.runtime.references import SECRET
+from agents.runtime.revealed import KNOWN
 from agents.runtime.settings import SECRET_PREFIX, Settings
 
 SHORTEST: Final = 6

@@ -5,6 +5,7 @@ modelcontextprotocol.io. That a tool says of itself that it failed is a definite
 that never comes is not.
 """
 
+import importlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -65,7 +66,7 @@ class McpServers:
         """The server behind the connection of that name."""
         server = self._servers.get(name)
         if server is None:
-            # The client takes a second to load, and most processes never call a server.
+            # Not at the top: the client takes a second to load, and many processes have no server.
             from agents.executors.mcp_server import McpServer  # noqa: PLC0415
             from agents.executors.mcp_transport import open_transport  # noqa: PLC0415
 
@@ -81,6 +82,8 @@ class McpServers:
 @asynccontextmanager
 async def open_servers(services: Services) -> AsyncIterator[McpServers]:
     """The servers that actions call."""
+    if any(connection.kind in KINDS for connection in services.catalogue.connections.values()):
+        importlib.import_module("agents.executors.mcp_server")  # now, so that no step waits for it
     async with AsyncExitStack() as stack:
         yield McpServers(services, stack)
 

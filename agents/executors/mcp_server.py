@@ -11,12 +11,12 @@ import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import structlog
 from mcp import Client, MCPError
 from mcp_types import (
-    CONNECTION_CLOSED,
     HEADER_MISMATCH,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -39,13 +39,16 @@ Open = Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]
 
 _AT_ONCE: Final = 16
 """Calls of one process that a server has at the same time."""
-_CONNECT_SECONDS: Final = 10.0
+_CONNECT_SECONDS: Final = 30.0
+"""How long a server may take to start and to introduce itself."""
 _ANSWER_SECONDS: Final = 0.5
 """How long before a step's time is up a call is given up, so that the server can be told."""
 #: Errors by which a server says that it did not run the tool.
 _REFUSALS: Final = frozenset({METHOD_NOT_FOUND, INVALID_PARAMS, HEADER_MISMATCH})
 #: What the client makes of HTTP 404 for a session: the server does not know it (any more).
 _SESSION_GONE: Final = "Session terminated"
+#: After these the connection is of no use to anybody; any other failure is that of one request.
+_CONNECTION_GONE: Final = frozenset({"Connection closed", _SESSION_GONE})
 
 _log = structlog.get_logger(__name__)
 
@@ -156,15 +159,19 @@ class McpServer:
                     if job is not None and not job.answer.done():
                         await permits.acquire()
                         job.taken.set()
-                        task = group.create_task(self._run(client, job, permits, is_gone))
-                        job.answer.add_done_callback(_cancelling(task))
+                        task = group.create_task(self._run(client, job, is_gone))
+                        task.add_done_callback(partial(self._ended, job, permits))
+                        job.answer.add_done_callback(partial(_cancel, task))
                     job = await self._jobs.get()
                 if job is not None:
                     self._jobs.put_nowait(job)
 
-    async def _run(
-        self, client: Client, job: _Job, permits: asyncio.Semaphore, is_gone: asyncio.Event
-    ) -> None:
+    def _ended(self, job: _Job, permits: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
+        """Also of a call that was cancelled before it began."""
+        permits.release()
+        job.fail(self._lost(job, "the connection was cancelled"))
+
+    async def _run(self, client: Client, job: _Job, is_gone: asyncio.Event) -> None:
         CURRENT.set(job.sending)
         try:
             result = await client.call_tool(
@@ -177,24 +184,21 @@ class McpServer:
                 job.answer.set_result(result)
         except MCPError as error:
             job.fail(self._meaning(job, error))
-            if error.code == CONNECTION_CLOSED or error.message == _SESSION_GONE:
+            if error.message in _CONNECTION_GONE:
                 is_gone.set()
                 self._jobs.put_nowait(None)
-        except (ValidationError, RuntimeError) as error:
-            job.fail(
-                UnusableAnswerError(
-                    f"{self._name} answered {job.tool} with what the protocol or the tool's "
-                    f"schema does not allow: {_say(error)}",
-                    code="invalid_message",
-                )
-            )
-        except asyncio.CancelledError:
-            job.fail(self._lost(job, "the connection was cancelled"))
-            raise
         except Exception as error:  # noqa: BLE001  # whatever a transport raises
-            job.fail(self._lost(job, _say(error)))
-        finally:
-            permits.release()
+            if job.sending.was_sent and isinstance(error, ValidationError | RuntimeError):
+                job.fail(self._unusable(job, error))
+            else:
+                job.fail(self._lost(job, _say(error)))
+
+    def _unusable(self, job: _Job, error: Exception) -> MillstreamError:
+        return UnusableAnswerError(
+            f"{self._name} answered {job.tool} with what the protocol or the tool's schema does "
+            f"not allow: {_say(error)}",
+            code="invalid_message",
+        )
 
     def _meaning(self, job: _Job, error: MCPError) -> MillstreamError:
         if error.message == _SESSION_GONE:
@@ -211,14 +215,10 @@ class McpServer:
         return OutcomeUnknownError(f"{self._name}: no definite answer to {job.tool}: {reason}")
 
 
-def _cancelling(task: "asyncio.Task[None]") -> Callable[["asyncio.Future[CallToolResult]"], None]:
+def _cancel(task: "asyncio.Task[None]", answer: "asyncio.Future[CallToolResult]") -> None:
     """Whoever gives up waiting wants the call itself to be given up."""
-
-    def ended(answer: "asyncio.Future[CallToolResult]") -> None:
-        if answer.cancelled():
-            task.cancel()
-
-    return ended
+    if answer.cancelled():
+        task.cancel()
 
 
 def _say(error: BaseException) -> str:

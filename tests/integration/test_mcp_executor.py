@@ -64,7 +64,7 @@ def rig(
     parameters: dict[str, Any] | None = None,
     *,
     effect: str = "effect",
-    timeout: float = 30.0,
+    timeout: float = 120.0,
     outputs: dict[str, str] | None = None,
     secrets: dict[str, str] | None = None,
     **settings: Any,
@@ -291,15 +291,35 @@ async def test_a_server_that_went_away_while_idle_means_not_sent_and_is_found_ag
     assert noted(notes) == ["one", "three"]
 
 
-async def test_a_call_that_cannot_be_sent_does_not_end_the_others(notes: Path) -> None:
+async def test_calls_in_flight_when_a_server_is_killed_are_unknown_and_later_ones_not_sent(
+    notes: Path,
+) -> None:
     with HttpMcpServer(notes) as server:
         async with hosted(rig(server.connection, "slow", {"text": "string"})) as run:
-            waiting = asyncio.create_task(run(text="waits"))
-            await eventually(lambda: noted(notes) == ["waits"], "the first call has arrived")
-            assert not waiting.done()
+            waiting = [asyncio.create_task(run(text=f"w{number}")) for number in range(3)]
+            await eventually(lambda: len(noted(notes)) == 3, "the calls have arrived")
             server.kill()
-            assert ending(await waiting)[0] == "unknown"
+            assert {ending(await task)[0] for task in waiting} == {"unknown"}
             assert ending(await run(text="later"))[:2] == ("failed", "not_sent")
+
+
+async def test_more_calls_than_a_server_takes_at_once_wait_and_a_cancelled_one_makes_room(
+    server: Reached,
+) -> None:
+    wanted = slow_and_quick(server)
+    async with wanted.hosted(mcp.call) as handler:
+        slow = [await wanted.approved({"text": f"s{number}"}) for number in range(20)]
+        tasks = [asyncio.create_task(each.run(handler)) for each in slow]
+        await eventually(lambda: len(server.noted()) == 16, "as many as may have arrived")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        quick = [
+            (await wanted.approved({"text": f"q{number}"})).but(action="test.note")
+            for number in range(20)
+        ]
+        results = await asyncio.gather(*(each.run(handler) for each in quick))
+    assert {result.status for result in results} == {"success"}
 
 
 async def test_a_secret_goes_out_in_a_header_and_a_missing_one_sends_nothing(notes: Path) -> None:

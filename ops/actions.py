@@ -259,4 +259,6 @@ def _weighed(phrase: Phrase) -> str:
 def _describe(spec: ParameterSpec) -> str:
     need = "required" if spec.required else f"default {json.dumps(spec.default)}"
     kind = f"{spec.type} ({spec.entity})" if spec.entity is not None else spec.type
+    if spec.secrets is not None:
+        kind = f"secret ({', '.join(spec.secrets)})"
     return f"{kind}, {need}: {spec.description}"

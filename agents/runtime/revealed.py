@@ -14,6 +14,9 @@ from urllib.parse import quote, unquote, urlsplit
 from pydantic import JsonValue
 
 REDACTED: Final = "[redacted]"
+SHORTEST: Final = 6
+"""Characters that a secret has at least; a shorter one could not be struck out of texts without
+spoiling words that only look like it."""
 
 _MOST_FORMS: Final = 1024
 """Forms of values that are kept at most, so that secrets which change every hour do not add up."""
@@ -86,7 +89,7 @@ def _parts_of_address(value: str) -> Iterator[str]:
         return
     if parts.query:
         yield value.partition("?")[0]
-    if parts.password:
+    if parts.password and len(parts.password) >= SHORTEST:
         yield parts.password
         yield unquote(parts.password)
     yield from (part for part in (parts.path, parts.query) if len(part) >= _LONG)

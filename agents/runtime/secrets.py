@@ -20,12 +20,9 @@ from pydantic import JsonValue
 from agents.runtime.errors import MillstreamError, PermanentError
 from agents.runtime.ports import SecretsPort
 from agents.runtime.references import SECRET
-from agents.runtime.revealed import KNOWN
+from agents.runtime.revealed import KNOWN, SHORTEST
 from agents.runtime.settings import SECRET_PREFIX, Settings
 
-SHORTEST: Final = 6
-"""Characters that a secret has at least; a shorter one could not be struck out of texts without
-spoiling words that only look like it."""
 _LARGEST_FILE: Final = 64 * 1024
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)

@@ -274,6 +274,13 @@ def test_the_parts_of_a_secret_address_are_struck_out_too() -> None:
     assert redactor.text(text) == f"POST {REDACTED} and {REDACTED} and {REDACTED} for orders"
 
 
+def test_a_short_password_in_an_address_does_not_tear_words_apart() -> None:
+    redactor = Redactor()
+    redactor.learn("postgresql://app:st@db.example/orders")
+    assert redactor.text("restart in staging") == "restart in staging"
+    assert redactor.text("at postgresql://app:st@db.example/orders") == f"at {REDACTED}"
+
+
 def test_a_redactor_forgets_the_oldest_before_it_grows_without_end() -> None:
     redactor = Redactor()
     for number in range(5000):

@@ -1,5 +1,6 @@
 """``millstream actions``: look into the catalogue and check it."""
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.executors import SETTINGS_MODELS
+from agents.executors.mcp import KINDS as MCP_KINDS
 from agents.runtime.budgets import format_usd
 from agents.runtime.catalogue import (
     ActionSpec,
@@ -24,9 +26,17 @@ from agents.runtime.catalogue import (
     load_catalogue,
     load_prices,
 )
+from agents.runtime.clock import SystemClock
+from agents.runtime.context import Services
 from agents.runtime.declarations import DeclarationError
-from agents.runtime.errors import ConfigurationError
+from agents.runtime.errors import ConfigurationError, MillstreamError
+from agents.runtime.ledger.memory import MemoryLedger
+from agents.runtime.revealed import KNOWN
+from agents.runtime.secrets import open_secrets
 from agents.runtime.settings import load_settings
+from agents.runtime.topology import load_topology
+from ops.importing import add_actions, written
+from schemas import JsonObject
 from schemas.export import render
 
 __all__ = ["actions_app"]
@@ -34,6 +44,7 @@ __all__ = ["actions_app"]
 actions_app = typer.Typer(help="Look into the action catalogue, and check it.")
 
 _PROBLEMS: Final = 1
+_ANSWER_SECONDS: Final = 60.0
 _RISK_STYLES: Final = {"low": "green", "medium": "yellow", "high": "red"}
 
 ActionsFile = Annotated[
@@ -112,6 +123,77 @@ def schema() -> None:
     typer.echo(render(catalogue_schema()), nl=False)
 
 
+@actions_app.command("import-mcp")
+def import_mcp(
+    server: Annotated[str, typer.Argument(help="A connection of the catalogue, by name.")],
+    tools: Annotated[
+        list[str] | None, typer.Option("--tool", help="Only this one; may be repeated.")
+    ] = None,
+    actions_file: ActionsFile = None,
+    believe: Annotated[
+        bool,
+        typer.Option(
+            "--trust-hints",
+            help="Believe the server when it says that a tool only reads or may be repeated.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the entries instead of adding them.")
+    ] = False,
+) -> None:
+    """Add the tools of an MCP server to the catalogue, as actions that need approval."""
+    with _explained():
+        path = actions_file or load_settings().actions_file
+        entries = _tools_as_actions(server, _load(path), only=tools, believe=believe)
+        known = _load(path).actions
+        fresh = {name: entry for name, entry in entries.items() if name not in known}
+        if dry_run:
+            typer.echo(written(fresh), nl=False)
+            return
+        if fresh:
+            add_actions(path, fresh)
+    for name in entries:
+        typer.echo(
+            f"{name}: {'added' if name in fresh else 'is there already, and stays as it is'}"
+        )
+
+
+def _tools_as_actions(
+    server: str, catalogue: Catalogue, *, only: Sequence[str] | None, believe: bool
+) -> dict[str, JsonObject]:
+    # The MCP client takes a second to load, which no other command shall take.
+    from agents.executors.mcp_tools import action_id, declare, list_tools  # noqa: PLC0415
+
+    connection = catalogue.connections.get(server)
+    if connection is None or connection.kind not in MCP_KINDS:
+        raise ConfigurationError(
+            f"{catalogue.source} has no connection {server!r} to an MCP server"
+        )
+    settings, clock = load_settings(), SystemClock()
+    services = Services(
+        settings=settings,
+        catalogue=catalogue,
+        topology=load_topology(settings.topics_file),
+        ledger=MemoryLedger(clock),
+        clock=clock,
+        secrets=open_secrets(settings),
+    )
+    try:
+        found = asyncio.run(asyncio.wait_for(list_tools(server, services), _ANSWER_SECONDS))
+    except MillstreamError as error:
+        raise ConfigurationError(error.reason) from error
+    except Exception as error:
+        said = KNOWN.text(f"{type(error).__name__}: {error}")
+        raise ConfigurationError(f"{server} does not say what tools it has: {said}") from error
+    if unknown := sorted(set(only or ()) - {tool.name for tool in found}):
+        raise ConfigurationError(f"{server} has no tool {', '.join(unknown)}")
+    return {
+        action_id(server, tool.name): declare(server, tool, believe=believe)
+        for tool in found
+        if only is None or tool.name in only
+    }
+
+
 @contextmanager
 def _explained(*passed_on: type[ConfigurationError]) -> Iterator[None]:
     """An error that people can mend ends the command with its sentences."""
@@ -182,4 +264,6 @@ def _weighed(phrase: Phrase) -> str:
 def _describe(spec: ParameterSpec) -> str:
     need = "required" if spec.required else f"default {json.dumps(spec.default)}"
     kind = f"{spec.type} ({spec.entity})" if spec.entity is not None else spec.type
+    if spec.secrets is not None:
+        kind = f"secret ({', '.join(spec.secrets)})"
     return f"{kind}, {need}: {spec.description}"

@@ -17,7 +17,7 @@ from typing import Final, Self
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.host import kafka_config
 from agents.runtime.kafka_admin import KafkaAdmin, wait_until_reachable
-from agents.runtime.settings import PREFIX, Settings, load_settings
+from agents.runtime.settings import PREFIX, SECRET_PREFIX, Settings, load_settings
 from agents.runtime.topology import load_topology
 from ops.keys import login, provide_keys
 from ops.local import (
@@ -43,6 +43,8 @@ WORKER: Final = "worker"
 SINK: Final = "sink"
 _SERVERS: Final = (PLAYGROUND, POSTGRES, BROKER)
 
+_WEBHOOK: Final = SECRET_PREFIX + "NOTIFY_WEBHOOK"
+"""Where the shipped catalogue's messages go: to the playground, unless the variable is set."""
 _REACHABLE_SECONDS: Final = 10.0
 _START_SECONDS: Final = 60.0
 _DRAIN_SECONDS: Final = 4.0
@@ -261,6 +263,8 @@ class Stack:
             stop_timeout=_STOP_SECONDS,
         )
         self._environment[PREFIX + "PLAYGROUND_URL"] = url
+        if _WEBHOOK not in os.environ:
+            self._environment[_WEBHOOK] = f"{url}/messages"
         self._run(child, PLAYGROUND, url)
 
     def _create_topics(self, settings: Settings) -> None:

@@ -8,12 +8,14 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from agents.executors import http, notify, python
+from agents.executors import http, mcp, notify, python, sql
 from agents.runtime.execution import executor_of
 from schemas import JsonObject
 
 EXECUTORS: Final[tuple[Callable[..., Awaitable[JsonObject]], ...]] = (
     http.call,
+    sql.run,
+    mcp.call,
     notify.send_message,
     python.call,
 )

@@ -6,9 +6,8 @@ What httpx raises becomes an error of the tree: nothing was sent (``NotSentError
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -17,7 +16,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from agents.runtime.context import Context
+from agents.executors.http_messages import Redirect, Request, Response, redirected
+from agents.executors.network_guard import GuardedTransport, NetworkGuard
+from agents.runtime.context import Context, Services
 from agents.runtime.errors import (
     ErrorCode,
     NotSentError,
@@ -26,7 +27,7 @@ from agents.runtime.errors import (
     TransientError,
 )
 from agents.runtime.outcomes import UnusableAnswerError, sayable
-from agents.runtime.settings import Settings
+from agents.runtime.revealed import KNOWN
 
 MAX_RESPONSE: Final = 1024 * 1024
 """Bytes of a response's body, decompressed, that are read at most."""
@@ -46,41 +47,6 @@ _NOT_SENT: Final = (
 _NEVER_SENDABLE: Final = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to send, and which answers mean that it was done."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes | None
-    expect: Collection[int]
-    """Statuses of success; empty stands for all from 200 to 299."""
-    timeout: float
-    """Seconds for each wait on the network."""
-    shown_as: str | None = None
-    """What errors say in place of the URL, where knowing that is all it takes to call it."""
-
-    @property
-    def target(self) -> str:
-        """What errors call the request; never its query, which may hold what nobody may see."""
-        return f"{self.method} {self.shown_as or self.url.partition('?')[0]}"
-
-    def is_expected(self, status: int) -> bool:
-        """Whether ``status`` means that it was done."""
-        if self.expect:
-            return status in self.expect
-        return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An expected answer."""
-
-    status: int
-    body: bytes
-
-
 class HttpClient:
     """Sends requests, to each host through its circuit breaker and at most so many at a time.
 
@@ -89,18 +55,27 @@ class HttpClient:
     number, so that some wait for as long as their step may take without having been sent.
     """
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, guard: NetworkGuard) -> None:
         self._client = client
+        self._guard = guard
         self._gates: dict[str, asyncio.Semaphore] = {}
 
     async def send(self, request: Request, ctx: Context) -> Response:
-        """Send ``request`` and read its answer.
+        """Send ``request`` and read its answer, and that of where it redirects to.
 
         Raises:
             BreakerOpenError: The host is left alone for a while; nothing was sent.
             NotSentError: No connection to the host came free in time.
+            ForbiddenHostError: The host, or one that it redirects to, must not be reached.
             MillstreamError: As :func:`send`.
         """
+        while True:
+            answer = await self._send(request, ctx)
+            if isinstance(answer, Response):
+                return answer
+            request = redirected(request, answer.location, self._guard)
+
+    async def _send(self, request: Request, ctx: Context) -> Response | Redirect:
         parts = urlsplit(request.url)
         host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         gate = self._gates.setdefault(host, asyncio.Semaphore(_PER_HOST))
@@ -112,19 +87,22 @@ class HttpClient:
                 f"{request.target}: {_PER_HOST} calls to {host} are under way, and none has ended"
             ) from None
         try:
-            breaker = ctx.services.breakers.of(host)
+            breaker = ctx.services.breakers.of(KNOWN.text(host))
             return await breaker.call(lambda: send(self._client, request, now=ctx.now()))
         finally:
             gate.release()
 
 
 @asynccontextmanager
-async def open_client(_: Settings) -> AsyncIterator[HttpClient]:
-    """A pool of connections; redirects are not followed, and the environment sets no proxy."""
+async def open_client(services: Services) -> AsyncIterator[HttpClient]:
+    """A pool of connections to hosts that the catalogue lets calls reach."""
+    hosts = services.catalogue.private_hosts
+    guard = NetworkGuard(hosts, await services.values(list(hosts)))
     # Who asks has passed a gate, so the pool itself needs no bound.
     limits = httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_CONNECTION)
-    async with httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False) as client:
-        yield HttpClient(client)
+    transport = GuardedTransport(guard, limits)
+    async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+        yield HttpClient(client, guard)
 
 
 def connect_timeout(request: Request) -> float:
@@ -132,8 +110,10 @@ def connect_timeout(request: Request) -> float:
     return min(_CONNECT_TIMEOUT, request.timeout / 2)
 
 
-async def send(client: httpx.AsyncClient, request: Request, *, now: datetime) -> Response:
-    """Send ``request`` and read its answer.
+async def send(
+    client: httpx.AsyncClient, request: Request, *, now: datetime
+) -> Response | Redirect:
+    """Send ``request`` and read its answer, which is a redirect only where the request follows one.
 
     Args:
         client: See :func:`open_client`.
@@ -171,10 +151,17 @@ async def send(client: httpx.AsyncClient, request: Request, *, now: datetime) ->
     try:
         if request.is_expected(response.status_code):
             return Response(response.status_code, await _read_all(response, target))
+        if request.redirects and (location := _location(response)) is not None:
+            return Redirect(location)
         quote = await _read_quote(response)
     finally:
         await response.aclose()
     raise _refusal(response, f"{target} was answered with {response.status_code}{quote}", now)
+
+
+def _location(response: httpx.Response) -> str | None:
+    """Where a redirect leads, if the answer is one."""
+    return response.headers["location"] if response.has_redirect_location else None
 
 
 def retry_after(value: str | None, *, now: datetime) -> float | None:
@@ -223,7 +210,7 @@ async def _read_quote(response: httpx.Response) -> str:
                 break
     except httpx.HTTPError as error:
         return f" ({_say(error)} in the middle of it)"
-    text = body.decode(errors="replace").strip()
+    text = KNOWN.text(body.decode(errors="replace")).strip()
     return f": {' '.join(sayable(text).split())[:_MAX_QUOTE]}" if text else ""
 
 

@@ -1,7 +1,8 @@
 """Executor ``notify``: says something in a channel.
 
-Consumes ``Step``; emits ``StepResult``. A channel's target is the log, or a webhook that takes
-``{"channel", "text"}`` as JSON, such as Slack's incoming webhooks.
+Consumes ``Step``; emits ``StepResult``. A channel's target is the log, a webhook that takes
+``{"channel", "text"}`` as JSON, a Slack-compatible webhook, or an e-mail. Messages are not batched:
+each is an effect with an outcome of its own, which a batch would blur.
 """
 
 from typing import Annotated, Final, Literal, Self
@@ -10,13 +11,23 @@ import structlog
 from pydantic import Field, ValidationInfo, model_validator
 from pydantic_core import to_json
 
-from agents.executors.http import IDEMPOTENCY_HEADER, TemplateText, UrlText, check_names
-from agents.executors.http_client import HttpClient, Request, open_client
-from agents.runtime.declarations import Declaration
+from agents.executors.checking import TemplateText, UrlText, check_connection, check_names
+from agents.executors.http import IDEMPOTENCY_HEADER
+from agents.executors.http_client import HttpClient, open_client
+from agents.executors.http_messages import Request
+from agents.executors.mail import Mail, send_mail
+from agents.runtime.catalogue import SmtpConnection
+from agents.runtime.declarations import Declaration, Matching
 from agents.runtime.errors import PermanentError
 from agents.runtime.execution import Job, executor
 from agents.runtime.templates import Template, UrlTemplate
 from schemas import JsonObject
+from schemas.base import Identifier
+
+EmailAddress = Annotated[
+    str,
+    Matching(r'[^@\s<>,;:"\\]{1,64}@[A-Za-z0-9.-]{1,255}', "an address such as ops@example.com"),
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -25,14 +36,14 @@ class LogTarget(Declaration):
     """Messages are lines in the log of the process."""
 
     target: Literal["log"]
-    """Where messages go: log or webhook"""
+    """Where messages go: log, webhook, slack or email"""
 
 
 class WebhookTarget(Declaration):
     """Messages are posted to a URL."""
 
     target: Literal["webhook"]
-    """Where messages go: log or webhook"""
+    """Where messages go: log, webhook, slack or email"""
     url: UrlText
     """A template such as ${settings.playground_url}/messages; it names no parameters"""
 
@@ -43,7 +54,29 @@ class WebhookTarget(Declaration):
         return self
 
 
-Target = Annotated[LogTarget | WebhookTarget, Field(discriminator="target")]
+class SlackTarget(WebhookTarget):
+    """Messages go to an incoming webhook of Slack, or of what is compatible with it."""
+
+    target: Literal["slack"]  # type: ignore[assignment]  # the discriminator tells them apart
+    """Where messages go: log, webhook, slack or email"""
+
+
+class EmailTarget(Declaration):
+    """Messages are e-mails."""
+
+    target: Literal["email"]
+    """Where messages go: log, webhook, slack or email"""
+    connection: Identifier
+    """A connection of the kind smtp, by name"""
+    to: Annotated[tuple[EmailAddress, ...], Field(min_length=1, max_length=50)]
+    """The recipients"""
+    subject: TemplateText = "{channel}"
+    """A template of the subject, which may name the action's parameters"""
+
+
+Target = Annotated[
+    LogTarget | WebhookTarget | SlackTarget | EmailTarget, Field(discriminator="target")
+]
 _TO_LOG: Final = LogTarget(target="log")
 
 
@@ -63,33 +96,28 @@ class NotifySettings(Declaration):
     def _the_action_has_what_is_named(self, info: ValidationInfo) -> Self:
         channel, text = Template.parse(self.channel), Template.parse(self.text)
         check_names(channel.parameters | text.parameters, info)
+        for target in (*self.channels.values(), self.default):
+            if isinstance(target, EmailTarget):
+                check_connection(target.connection, ("smtp",), info)
+                check_names(Template.parse(target.subject).parameters, info)
         return self
 
 
 @executor("notify", settings=NotifySettings, client=open_client)
 async def send_message(job: Job[NotifySettings], client: HttpClient) -> JsonObject:
     """Send the message to the target of its channel; returns nothing."""
-    settings, values = job.settings, job.ctx.settings.template_values()
+    settings = job.settings
+    values = await job.values(settings.channel, settings.text)
     channel = Template.parse(settings.channel).render(job.parameters, values)
     text = Template.parse(settings.text).render(job.parameters, values)
-    match settings.channels.get(channel, settings.default):
-        case WebhookTarget() as target:
-            await client.send(
-                Request(
-                    method="POST",
-                    url=UrlTemplate.parse(target.url).render({}, values),
-                    headers={
-                        "content-type": "application/json",
-                        IDEMPOTENCY_HEADER: job.idempotency_key,
-                    },
-                    body=to_json({"channel": channel, "text": text}),
-                    expect=(),
-                    timeout=job.step.timeout,
-                    # Whoever knows the address of a webhook may post there.
-                    shown_as=f"the webhook of {channel}",
-                ),
-                job.ctx,
-            )
+    target = settings.channels.get(channel, settings.default)
+    match target:
+        case SlackTarget():
+            await _post(job, client, channel, target, {"text": _escaped(text)})
+        case WebhookTarget():
+            await _post(job, client, channel, target, {"channel": channel, "text": text})
+        case EmailTarget():
+            await _mail(job, target, text)
         case LogTarget():
             _log.info(
                 "notification",
@@ -105,3 +133,44 @@ async def send_message(job: Job[NotifySettings], client: HttpClient) -> JsonObje
                 code="invalid_parameters",
             )
     return {}
+
+
+async def _post(
+    job: Job[NotifySettings],
+    client: HttpClient,
+    channel: str,
+    target: WebhookTarget,
+    message: JsonObject,
+) -> None:
+    values = await job.values(target.url)
+    request = Request(
+        method="POST",
+        url=UrlTemplate.parse(target.url).render({}, values),
+        headers={"content-type": "application/json", IDEMPOTENCY_HEADER: job.idempotency_key},
+        body=to_json(message),
+        expect=(),
+        timeout=job.step.timeout,
+        # Whoever knows the address of a webhook may post there.
+        shown_as=f"the webhook of {channel}",
+    )
+    await client.send(request, job.ctx)
+
+
+async def _mail(job: Job[NotifySettings], target: EmailTarget, text: str) -> None:
+    declared = job.ctx.catalogue.connections[target.connection]
+    if not isinstance(declared, SmtpConnection):
+        raise TypeError(f"connection {target.connection!r} is no mail server")
+    values = await job.values(target.subject)
+    mail = Mail(
+        to=target.to,
+        subject=Template.parse(target.subject).render(job.parameters, values),
+        text=text,
+        key=job.idempotency_key,
+        date=job.ctx.now(),
+    )
+    await send_mail(mail, declared, job.ctx.services, seconds=job.seconds_left / 2)
+
+
+def _escaped(text: str) -> str:
+    """``text`` so that it mentions nobody and hides no address, as Slack's documentation says."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -11,18 +11,19 @@ import contextvars
 import importlib
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import ValidationInfo, model_validator
 
+from agents.executors.python_arguments import check_call, read_arguments
+from agents.runtime.context import Services
 from agents.runtime.declarations import Declaration, Matching
 from agents.runtime.errors import NotSentError
 from agents.runtime.execution import Job, executor
 from agents.runtime.outcomes import UnusableAnswerError
-from agents.runtime.settings import Settings
 from schemas import JsonObject
 
 MAX_THREADS: Final = 32
@@ -30,18 +31,30 @@ MAX_THREADS: Final = 32
 
 _MARK: Final = "__action_function__"
 
+_CANCELLED: Final[contextvars.ContextVar[threading.Event | None]] = contextvars.ContextVar(
+    "action_function_cancelled", default=None
+)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def action_function(function: F) -> F:
     """Allow actions to call ``function``, with parameters as keyword arguments.
 
-    It returns the step's output, a dict of JSON values, and raises the errors of
-    :mod:`agents.runtime.errors` to say what a failure means. A sync function that overruns its
-    time cannot be stopped: it goes on in its thread, and its outcome is dropped.
+    Parameters are read in the types of its annotations, such as ``date`` or an ``Enum``. It returns
+    the step's output, a dict of JSON values, and raises the errors of :mod:`agents.runtime.errors`
+    to say what a failure means. An async function is cancelled when its time is over or its step
+    is. A sync one cannot be stopped: it goes on in its thread, and its outcome is dropped, unless
+    it asks :func:`is_cancelled` now and then.
     """
     setattr(function, _MARK, True)
     return function
+
+
+def is_cancelled() -> bool:
+    """Whether nobody waits any more for the sync function that asks; then it had better return."""
+    cancelled = _CANCELLED.get()
+    return cancelled is not None and cancelled.is_set()
 
 
 class PythonSettings(Declaration):
@@ -60,7 +73,7 @@ class PythonSettings(Declaration):
         function = resolve(self.function)
         parameters = (info.context or {}).get("parameters")
         if parameters is not None:
-            _check_call(self.function, function, parameters)
+            check_call(self.function, function, parameters)
         return self
 
 
@@ -86,21 +99,8 @@ def resolve(name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]  # a module's attributes have no known type
 
 
-def _check_call(name: str, function: Callable[..., Any], parameters: Iterable[str]) -> None:
-    """Make sure that the action's parameters are arguments, and the only ones it needs."""
-    signature = inspect.signature(function)
-    given: Mapping[str, Any] = dict.fromkeys(parameters)
-    try:
-        signature.bind(**given)
-    except TypeError as error:
-        raise ValueError(
-            f"{name}{signature} cannot be called with the action's parameters "
-            f"({', '.join(given) or 'none'}): {error}"
-        ) from error
-
-
 @asynccontextmanager
-async def open_threads(_: Settings) -> AsyncIterator[asyncio.Semaphore]:
+async def open_threads(_: Services) -> AsyncIterator[asyncio.Semaphore]:
     """The permits of threads."""
     yield asyncio.Semaphore(MAX_THREADS)
 
@@ -109,7 +109,7 @@ async def open_threads(_: Settings) -> AsyncIterator[asyncio.Semaphore]:
 async def call(job: Job[PythonSettings], permits: asyncio.Semaphore) -> JsonObject:
     """Call the action's function; returns what it returns."""
     function = resolve(job.settings.function)
-    bound = partial(function, **job.parameters)
+    bound = partial(function, **read_arguments(function, job.parameters))
     if inspect.iscoroutinefunction(function):
         output = await bound()
     else:
@@ -132,14 +132,12 @@ async def _in_thread(
     Raises:
         NotSentError: No permit came free within ``patience`` seconds.
     """
-    try:
-        async with asyncio.timeout(patience):
-            await permits.acquire()
-    except TimeoutError:
-        raise NotSentError(f"{MAX_THREADS} functions are running, none has ended") from None
+    await _acquire(permits, patience)
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
+    cancelled = threading.Event()
+    context.run(_CANCELLED.set, cancelled)
 
     def settle(result: Any, error: Exception | None) -> None:
         permits.release()
@@ -167,4 +165,16 @@ async def _in_thread(
             return  # the loop has closed: the process is ending, and nobody waits
 
     threading.Thread(target=work, name="action-function", daemon=True).start()
-    return await future
+    try:
+        return await future
+    except asyncio.CancelledError:
+        cancelled.set()
+        raise
+
+
+async def _acquire(permits: asyncio.Semaphore, patience: float) -> None:
+    try:
+        async with asyncio.timeout(patience):
+            await permits.acquire()
+    except TimeoutError:
+        raise NotSentError(f"{MAX_THREADS} functions are running, none has ended") from None

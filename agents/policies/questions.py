@@ -4,7 +4,7 @@ The context of a question:
 
 - ``parameters``: those whose values are known. One that refers to the output of an earlier step is
   not there before that step has ended; policies ask for it with ``has``. Numbers with a fraction
-  have four decimal places, objects and lists are JSON.
+  have four decimal places, objects and lists are JSON, a secret is its name: ``${secret:NAME}``.
 - ``effect`` (read, idempotent or effect), ``risk`` (low, medium or high), ``executor``.
 - ``cost``: what the step is expected to cost, in parts and in ``total``, in millionths of a US
   dollar. ``plan.cost``: the whole plan's; ``plan.steps``: how many steps it has.

@@ -6,6 +6,8 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from pydantic import JsonValue
+
 from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
 from agents.runtime.catalogue import Catalogue
@@ -13,7 +15,9 @@ from agents.runtime.clock import SystemClock
 from agents.runtime.metrics import Metrics
 from agents.runtime.ports import Clock, Ledger
 from agents.runtime.principals import Identifies, Principals
+from agents.runtime.secrets import Secrets, secrets_in
 from agents.runtime.settings import Settings
+from agents.runtime.templates import Template
 from agents.runtime.topology import Topology
 from schemas import AgentMessage, Payload, compose
 from schemas.identity import derive_message_id
@@ -37,6 +41,27 @@ class Services:
     policies: Policies = field(default_factory=NoPolicies)
     principals: Identifies = field(default_factory=Principals)
     """Who may issue commands."""
+    secrets: Secrets = field(default_factory=lambda: Secrets(()))
+
+    async def values(self, *templates: JsonValue) -> dict[str, str]:
+        """What ``templates`` may name beside parameters: settings, and secrets after ``secret:``.
+
+        Raises:
+            NoSecretError: A secret that they name is nowhere.
+            TransientError: The place that has it does not answer.
+        """
+        names = frozenset[str]().union(*map(secrets_in, templates))
+        secrets = await self.secrets.reveal(names)
+        revealed = {f"secret:{name}": value for name, value in secrets.items()}
+        return {**self.settings.template_values(), **revealed}
+
+    async def fill_in(self, text: str) -> str:
+        """``text`` of a connection, with settings and secrets filled in.
+
+        Raises:
+            MillstreamError: As :meth:`values`.
+        """
+        return Template.parse(text).render({}, await self.values(text))
 
 
 @dataclass(frozen=True, slots=True)

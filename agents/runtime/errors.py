@@ -68,6 +68,7 @@ ErrorCode = Literal[
     "stale_plan",
     "step_failed",
     "timeout",
+    "tool_error",
     "transient",
     "unexpected_status",
     "unknown_action",

@@ -15,21 +15,25 @@ answer, ``UnusableAnswerError`` where it was done but the answer cannot be used.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar, overload
 
-from pydantic import BaseModel, ValidationError
+import structlog
+from pydantic import BaseModel, JsonValue, ValidationError
 
-from agents.runtime.catalogue import ActionSpec, Catalogue
+from agents.runtime.catalogue import ActionSpec, Catalogue, settings_context
 from agents.runtime.context import Context, Services
 from agents.runtime.effects import EffectPolicy, idempotency_key
 from agents.runtime.errors import ConfigurationError
+from agents.runtime.references import secret_name
 from agents.runtime.roles import RoleSpec, where
-from agents.runtime.settings import Settings
+from agents.runtime.secrets import secrets_in
 from schemas import JsonObject, Step, StepResult
 
 _ROLE_PREFIX: Final = "executor_"
+
+_log = structlog.get_logger(__name__)
 
 SettingsT_co = TypeVar("SettingsT_co", bound=BaseModel, covariant=True)
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -47,6 +51,8 @@ class Job(Generic[SettingsT_co]):
     ctx: Context
     deadline: datetime
     """When this call is given up, by the clock of ``ctx``."""
+    revealed: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The values of the parameters that name a secret, by parameter."""
 
     @property
     def idempotency_key(self) -> str:
@@ -55,13 +61,30 @@ class Job(Generic[SettingsT_co]):
 
     @property
     def parameters(self) -> JsonObject:
-        """The step's parameters, checked and with references resolved."""
-        return self.step.parameters
+        """The step's parameters, checked, with references resolved and secrets filled in."""
+        return {**self.step.parameters, **self.revealed}
 
     @property
     def seconds_left(self) -> float:
         """The time until the deadline."""
         return max((self.deadline - self.ctx.now()).total_seconds(), 0.0)
+
+    async def values(self, *templates: JsonValue) -> Mapping[str, str]:
+        """What ``templates`` may name beside parameters; as ``Services.values``."""
+        return await self.ctx.services.values(*templates)
+
+
+def _secret_parameters(step: Step, action: ActionSpec) -> dict[str, str]:
+    """By parameter, the secret that it names, where the catalogue lets it name one.
+
+    What looks like the name of a secret in any other parameter is a text like all others.
+    """
+    return {
+        name: secret
+        for name, spec in action.parameters.items()
+        if spec.secrets is not None
+        and (secret := secret_name(step.parameters.get(name))) is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,7 @@ class ExecutorSpec:
 
     name: str
     settings: type[BaseModel]
-    client: Callable[[Settings], AbstractAsyncContextManager[Any]]
+    client: Callable[[Services], AbstractAsyncContextManager[Any]]
     call: Callable[[Job[Any], Any], Awaitable[JsonObject]]
 
 
@@ -88,7 +111,7 @@ def executor(
     name: str,
     *,
     settings: type[SettingsT],
-    client: Callable[[Settings], AbstractAsyncContextManager[ClientT]],
+    client: Callable[[Services], AbstractAsyncContextManager[ClientT]],
 ) -> Callable[[_Function[SettingsT, ClientT]], _Function[SettingsT, ClientT]]: ...
 
 
@@ -96,14 +119,14 @@ def executor(
     name: str,
     *,
     settings: type[Any],
-    client: Callable[[Settings], AbstractAsyncContextManager[Any]] = lambda _: nullcontext(),
+    client: Callable[[Services], AbstractAsyncContextManager[Any]] = lambda _: nullcontext(),
 ) -> Callable[[_Function[Any, Any]], _Function[Any, Any]]:
     """Declare a function as the executor ``name``.
 
     Args:
         name: What actions name as their ``executor``.
         settings: The model of an action's ``with``. It is validated with the context
-            ``{"parameters": names, "outputs": names}`` of the action.
+            :func:`~agents.runtime.catalogue.settings_context` of the action.
         client: Opens what the function needs as its second argument, once per process; without
             it, the function is given ``None``.
     """
@@ -140,7 +163,7 @@ def read_settings(spec: ExecutorSpec, catalogue: Catalogue) -> Mapping[str, Base
     for action in catalogue.actions.values():
         if action.executor != spec.name:
             continue
-        context = {"parameters": tuple(action.parameters), "outputs": tuple(action.outputs)}
+        context = settings_context(action, catalogue.connections)
         try:
             settings[action.id] = spec.settings.model_validate(action.settings, context=context)
         except ValidationError as error:
@@ -154,15 +177,31 @@ def read_settings(spec: ExecutorSpec, catalogue: Catalogue) -> Mapping[str, Base
     return settings
 
 
+async def _warn_of_missing(spec: ExecutorSpec, services: Services) -> None:
+    """Say at start-up which secrets are not there; their actions fail, and all others work."""
+    named = {
+        action.id: secrets_in(action.settings)
+        for action in services.catalogue.actions.values()
+        if action.executor == spec.name
+    }
+    names = frozenset[str]().union(*named.values())
+    for name, reason in (await services.secrets.missing(names)).items():
+        actions = sorted(action for action in named if name in named[action])
+        _log.warning("secret_missing", executor=spec.name, actions=actions, reason=reason)
+
+
 def _role_of(spec: ExecutorSpec) -> RoleSpec:
     @asynccontextmanager
     async def lifespan(services: Services) -> AsyncIterator[EffectPolicy]:
         settings = read_settings(spec, services.catalogue)
-        async with spec.client(services.settings) as client:
+        await _warn_of_missing(spec, services)
+        async with spec.client(services) as client:
 
             async def call(
                 step: Step, action: ActionSpec, ctx: Context, deadline: datetime
             ) -> JsonObject:
+                named = _secret_parameters(step, action)
+                secrets = await ctx.services.secrets.reveal(named.values())
                 return await spec.call(
                     Job(
                         step=step,
@@ -170,6 +209,7 @@ def _role_of(spec: ExecutorSpec) -> RoleSpec:
                         settings=settings[action.id],
                         ctx=ctx,
                         deadline=deadline,
+                        revealed={name: secrets[secret] for name, secret in named.items()},
                     ),
                     client,
                 )

@@ -39,6 +39,7 @@ from agents.runtime.principals import Identifies, Principals
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
+from agents.runtime.secrets import open_secrets
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
 from agents.runtime.watchdog import LEAST_SECONDS
@@ -167,6 +168,7 @@ async def hosting(
             breakers=breakers,
             metrics=metrics,
             principals=declarations.principals,
+            secrets=open_secrets(settings),
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
             policies=declarations.policies,
         )

@@ -44,6 +44,7 @@ from agents.runtime.nesting import MAX_DEPTH, is_too_deep
 from agents.runtime.ports import Clock
 from agents.runtime.redaction import redacted
 from agents.runtime.resilience import Backoff, call_with_backoff
+from agents.runtime.revealed import KNOWN
 from schemas import Failure, JsonObject, Step, StepResult
 
 MAX_OUTPUT: Final = 256 * 1024
@@ -101,12 +102,19 @@ async def carry_out(
                 call, backoff, clock=clock, random=random, deadline=deadline, name=step.action
             )
         check_output(output)
-        return _success(step, output, started_at=started_at, finished_at=clock.now())
+        return _success(
+            step, _without_secrets(output), started_at=started_at, finished_at=clock.now()
+        )
     except Exception as error:
         if isinstance(error, InfrastructureError) and is_repeatable(step):
             raise
         ending = _over_time(step) if limit.expired() else judge(step, error)
         return result_of(step, ending, started_at=started_at, finished_at=clock.now())
+
+
+def _without_secrets(output: JsonObject) -> JsonObject:
+    """What the other side gave back must not carry on what it was told in confidence."""
+    return {KNOWN.text(name): KNOWN.json(value) for name, value in output.items()}
 
 
 def _success(

@@ -24,6 +24,19 @@ class Clock(Protocol):
         ...
 
 
+class SecretsPort(Protocol):
+    """A place that has secrets, such as the environment or a vault."""
+
+    async def fetch(self, name: str) -> str | None:
+        """The secret of that name as it is now; ``None`` where this place has none.
+
+        Raises:
+            NotSentError: The place does not answer; asking later may help.
+            NoSecretError: It has something of that name that is no secret.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run as the ledger keeps it; ``document`` belongs to the router."""

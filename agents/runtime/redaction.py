@@ -1,7 +1,8 @@
 """Takes secrets out of text that leaves the process: log lines, dead letters, reasons of failures.
 
 What an exception says of itself may repeat an address with its password, a header, or a setting.
-Known values are taken out wherever they stand; beyond those, what has the shape of a secret: the
+Known values are taken out wherever they stand, those of settings and those that an executor has
+revealed (:mod:`agents.runtime.revealed`); beyond those, what has the shape of a secret: the
 password in a URL, what follows ``Bearer``, and values under names such as ``password`` or
 ``api_key``. A secret that nobody told us and that looks like any other word is not found.
 """
@@ -13,9 +14,11 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from agents.runtime.revealed import KNOWN, REDACTED
 from agents.runtime.settings import Settings
 
-REDACTED: Final = "[redacted]"
+__all__ = ["REDACTED", "is_secret_name", "learn", "learn_values", "redacted"]
+
 _SHORTEST: Final = 4
 """A known secret that is shorter stands in too many words to be taken out of them."""
 # All repetitions have bounds: text may be long, and must not take time that grows with its square.
@@ -73,6 +76,7 @@ def is_secret_name(name: str) -> bool:
 
 def redacted(text: str) -> str:
     """``text`` without the secrets that can be found in it."""
+    text = KNOWN.text(text)
     for secret in _known:
         if secret in text:
             text = text.replace(secret, REDACTED)

@@ -5,6 +5,9 @@ with dotted names and array indexes, as in ``${steps.list.output.services[0].nam
 exactly one reference becomes the value itself, with its JSON type; within a longer text the value
 is rendered. ``$${`` stands for a literal ``${``, so that text from people is never read as a
 reference once it went through :func:`escape`.
+
+A value that is ``${secret:NAME}`` as a whole names a secret. It passes through here as it is: which
+parameter may name which one is the catalogue's to say, and only the executor reveals it.
 """
 
 import json
@@ -23,6 +26,7 @@ _BODY: Final = re.compile(
     r"steps\.(?P<step>[a-z][a-z0-9_-]{0,62})\.output\.(?P<path>[\w-]+(?:\.[\w-]+|\[\d{1,9}\])*)",
     re.ASCII,
 )
+SECRET: Final = re.compile(r"\$\{secret:([a-z][a-z0-9_]{0,62})\}", re.ASCII)
 _SEGMENT: Final = re.compile(r"\[(\d+)\]|([\w-]+)", re.ASCII)
 
 
@@ -60,6 +64,7 @@ def malformed(value: JsonValue) -> list[str]:
     return [
         match.group()
         for text in _texts(value)
+        if secret_name(text) is None
         for match in _OPENING.finditer(text)
         if match.group() != "$${" and _read(match) is None
     ]
@@ -71,6 +76,17 @@ def sole(value: JsonValue) -> Reference | None:
         return None
     match = _OPENING.fullmatch(value)
     return _read(match) if match is not None else None
+
+
+def secret_name(value: JsonValue) -> str | None:
+    """The secret that ``value`` names as a whole, if it does."""
+    found = SECRET.fullmatch(value) if isinstance(value, str) else None
+    return found[1] if found is not None else None
+
+
+def names_secret(value: JsonValue) -> bool:
+    """Whether some text in ``value`` names a secret as a whole."""
+    return any(secret_name(text) is not None for text in _texts(value))
 
 
 def escape(text: str) -> str:
@@ -92,7 +108,7 @@ def resolve(value: JsonValue, outputs: Mapping[str, JsonObject]) -> JsonValue:
         return [resolve(item, outputs) for item in value]
     if isinstance(value, dict):
         return {key: resolve(item, outputs) for key, item in value.items()}
-    if not isinstance(value, str):
+    if not isinstance(value, str) or secret_name(value) is not None:
         return value
     reference = sole(value)
     if reference is not None:

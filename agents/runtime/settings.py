@@ -19,8 +19,11 @@ from agents.runtime.errors import ConfigurationError
 from schemas.base import Lane
 
 PREFIX: Final = "MILLSTREAM_"
-_NOT_OURS: Final = (PREFIX + "TEST_", PREFIX + "KAFKA_CACHE")
-"""Variables of the test suite, and of the local Kafka, which are read before there are settings."""
+SECRET_PREFIX: Final = PREFIX + "SECRET_"
+"""Of variables that hold a secret each; the rest is its name, see :mod:`agents.runtime.secrets`."""
+_NOT_OURS: Final = (PREFIX + "TEST_", PREFIX + "KAFKA_CACHE", SECRET_PREFIX)
+"""Variables that are no settings; those of the test suite, and of the local Kafka, are read before
+there are settings."""
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The checkout: topics.yaml, actions.yaml and migrations live there."""
 
@@ -111,6 +114,9 @@ class Settings(BaseSettings):
     from whom it says. A signature that is there must be right all the same."""
     signing_key_file: Path | None = None
     """The private key with which the command line signs; for people, not for workers."""
+    secrets_dir: Path | None = None
+    """A folder with a file for each secret; a secret that has none there is looked for in the
+    variable ``MILLSTREAM_SECRET_<NAME>``."""
     playground_url: str = "http://127.0.0.1:8099"
     """Where the shipped catalogue's HTTP actions go."""
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"

@@ -1,7 +1,8 @@
 """Logging: structlog everywhere, the standard library's loggers through the same pipeline.
 
 Lines are JSON in production and coloured on a terminal. Secrets are replaced before a line is
-rendered, see :mod:`agents.runtime.redaction`.
+rendered, see :mod:`agents.runtime.redaction`, and those that were revealed after it once more, so
+that none is left in a nested value or a traceback.
 """
 
 import logging
@@ -12,9 +13,21 @@ from typing import Any, Final
 import structlog
 
 from agents.runtime.redaction import REDACTED, is_secret_name, redacted
+from agents.runtime.revealed import KNOWN
 
 #: These speak at info about every partition and request; what matters in them is at warning.
-_CHATTY: Final = ("faust", "mode", "aiokafka", "httpx", "httpcore", "alembic", "librdkafka")
+_CHATTY: Final = (
+    "faust",
+    "mode",
+    "aiokafka",
+    "httpx",
+    "httpcore",
+    "mcp",
+    "httpx2",
+    "httpcore2",
+    "alembic",
+    "librdkafka",
+)
 _REPETITIVE: Final = ("psycopg",)
 """Warn of every connection that is lost; we say once that Postgres is away."""
 
@@ -27,6 +40,11 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
         elif isinstance(value, str):
             event[name] = redacted(value)
     return event
+
+
+def strike_out(_logger: Any, _method: str, line: Any) -> str:
+    """Strike revealed secrets out of a rendered line."""
+    return KNOWN.text(str(line))
 
 
 def configure_logging(
@@ -57,6 +75,7 @@ def configure_logging(
         *([structlog.processors.format_exc_info] if log_format == "json" else []),
         redact,
         renderer,
+        strike_out,
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

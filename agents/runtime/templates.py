@@ -1,8 +1,9 @@
 """Templates in an action's settings: texts with places that parameters fill in.
 
 ``{name}`` stands for the parameter of that name, ``${settings.name}`` for one of the values that
-:meth:`~agents.runtime.settings.Settings.template_values` offers; ``{{`` and ``}}`` are braces. A
-value that is filled in is never read as a template again.
+:meth:`~agents.runtime.settings.Settings.template_values` offers, ``${secret:name}`` for a secret
+(:mod:`agents.runtime.secrets`); ``{{`` and ``}}`` are braces. A value that is filled in is never
+read as a template again.
 
 In JSON, a text that is nothing but ``{name}`` becomes the parameter itself, with its type. In a
 URL, parameters are percent-encoded, so that none of them can add a path segment, a query or a
@@ -27,6 +28,7 @@ SETTING_NAMES: Final = frozenset(Settings.model_construct().template_values())
 
 _TOKEN: Final = re.compile(
     r"\$\{settings\.(?P<setting>[a-z][a-z0-9_]*)\}"
+    r"|\$\{(?P<secret>secret:[a-z][a-z0-9_]{0,62})\}"
     r"|\{(?P<parameter>[a-z][a-z0-9_]*)\}"
     r"|(?P<brace>\{\{|\}\})"
     r"|(?P<stray>\$\{|[{}])"
@@ -44,6 +46,8 @@ class _Parameter:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
+    """A setting, or ``secret:`` and the name of a secret: what no request can choose."""
+
     name: str
 
 
@@ -76,12 +80,14 @@ class Template:
                     known = ", ".join(sorted(SETTING_NAMES))
                     raise TemplateError(f"there is no setting {name!r} for templates, only {known}")
                 parts.append(_Setting(name))
+            elif name := match["secret"]:
+                parts.append(_Setting(name))
             elif brace := match["brace"]:
                 parts.append(brace[0])
             else:
                 raise TemplateError(
                     f"{match['stray']!r} at position {match.start()} begins or ends nothing; write "
-                    "{parameter}, ${settings.name}, or {{ and }} for braces"
+                    "{parameter}, ${settings.name}, ${secret:name}, or {{ and }} for braces"
                 )
         parts.append(text[position:])
         return Template(tuple(part for part in parts if part != ""))
@@ -110,7 +116,8 @@ class Template:
 
         Args:
             parameters: Values by name. Texts stand as they are, others in the form of JSON.
-            settings: What :meth:`Settings.template_values` offers.
+            settings: What :meth:`Settings.template_values` offers, and each secret under its
+                name after ``secret:``; ``Job.values`` gives both.
             encode: Makes a parameter's text harmless in its surroundings.
 
         Raises:

@@ -171,6 +171,7 @@ class Pipeline:
                 "MILLSTREAM_KAFKA_FETCH_WAIT_MS": "100",
                 "MILLSTREAM_DATABASE_URL": self._through_the_line(),
                 "MILLSTREAM_PLAYGROUND_URL": servers.playground.url,
+                "MILLSTREAM_SECRET_NOTIFY_WEBHOOK": f"{servers.playground.url}/messages",
                 "MILLSTREAM_TOPICS_FILE": str(servers.topics_file),
                 "MILLSTREAM_ACTIONS_FILE": str(servers.actions_file),
                 "MILLSTREAM_EFFECT_LEASE_MARGIN": "2",

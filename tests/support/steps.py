@@ -15,7 +15,8 @@ from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
 from agents.runtime.ports import Clock, Ledger
 from agents.runtime.roles import Handler, spec_of
-from agents.runtime.settings import Settings
+from agents.runtime.secrets import open_secrets
+from agents.runtime.settings import SECRET_PREFIX, Settings
 from agents.runtime.testing import shipped_topology
 from schemas import (
     AgentMessage,
@@ -59,6 +60,11 @@ class Rig:
     """An executor's surroundings, in memory but for what the executor itself talks to."""
 
     actions: tuple[ActionSpec, ...]
+    connections: Mapping[str, Any] = field(default_factory=dict)
+    """As actions.yaml has them."""
+    private_hosts: tuple[str, ...] = ("127.0.0.1",)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """By name; as a process finds them in its environment."""
     settings: Settings = field(default_factory=Settings)
     clock: Clock = field(default_factory=RecordingClock)
     policies: Policies = field(default_factory=NoPolicies)
@@ -71,12 +77,17 @@ class Rig:
 
     @property
     def services(self) -> Services:
-        catalogue = Catalogue(
-            environments={},
-            entities={},
-            actions={action.id: action for action in self.actions},
-            source="actions.yaml",
+        catalogue = Catalogue.model_validate(
+            {
+                "environments": {},
+                "entities": {},
+                "actions": {action.id: action for action in self.actions},
+                "source": "actions.yaml",
+                "connections": self.connections,
+                "private_hosts": self.private_hosts,
+            }
         )
+        variables = {SECRET_PREFIX + name.upper(): value for name, value in self.secrets.items()}
         return Services(
             settings=self.settings,
             catalogue=catalogue,
@@ -85,6 +96,7 @@ class Rig:
             clock=self.clock,
             breakers=self.breakers,
             policies=self.policies,
+            secrets=open_secrets(self.settings, variables),
         )
 
     def hosted(self, function: Callable[..., Any]) -> AbstractAsyncContextManager[Handler]:

@@ -53,7 +53,7 @@ def test_check_names_every_problem_and_exits_with_1(broken: Path) -> None:
     assert checked.stderr.splitlines() == [
         (
             f"{broken}:3: at actions.\"a.b\".executor: unknown executor 'htp'; expected one of "
-            "http, notify, python (did you mean 'http'?)"
+            "http, sql, mcp, notify, python (did you mean 'http'?)"
         ),
         (
             f"{broken}:4: at actions.\"a.c\".effect: 'write' is not allowed; expected 'read', "

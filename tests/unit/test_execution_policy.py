@@ -15,6 +15,7 @@ from support.ledgers import advance, moves
 from support.steps import Assignment, Rig, action
 
 from agents.runtime.assessment import Assessment, NoPolicies
+from agents.runtime.context import Services
 from agents.runtime.effects import EffectPolicy
 from agents.runtime.errors import (
     ConfigurationError,
@@ -29,7 +30,6 @@ from agents.runtime.execution import Job, executor, executor_of
 from agents.runtime.outcomes import MAX_OUTPUT, UnusableAnswerError
 from agents.runtime.ports import Clock, EffectClaim
 from agents.runtime.roles import spec_of
-from agents.runtime.settings import Settings
 from schemas import AgentMessage, JsonObject, Plan, Reason, Step, StepResult
 from schemas.verdict import Decision
 
@@ -61,7 +61,7 @@ class Spy:
         self.started = asyncio.Event()
 
         @asynccontextmanager
-        async def open_client(_: Settings) -> AsyncIterator[str]:
+        async def open_client(_: Services) -> AsyncIterator[str]:
             self.opened += 1
             yield "client"
             self.closed += 1

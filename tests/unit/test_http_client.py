@@ -3,7 +3,9 @@ import asyncio
 import httpx
 import pytest
 
-from agents.executors.http_client import HttpClient, Request
+from agents.executors.http_client import HttpClient
+from agents.executors.http_messages import Request
+from agents.executors.network_guard import NetworkGuard
 from agents.runtime.context import Context
 from agents.runtime.errors import NotSentError
 from agents.runtime.testing import fake_context
@@ -38,7 +40,7 @@ class Host:
 async def test_a_host_gets_no_more_than_twenty_calls_at_a_time_and_all_are_answered() -> None:
     host = Host()
     async with httpx.AsyncClient(transport=httpx.MockTransport(host)) as connections:
-        client = HttpClient(connections)
+        client = HttpClient(connections, NetworkGuard(()))
         calls = [
             asyncio.create_task(client.send(request("http://slow/"), CONTEXT)) for _ in range(100)
         ]
@@ -51,7 +53,7 @@ async def test_a_host_gets_no_more_than_twenty_calls_at_a_time_and_all_are_answe
 async def test_a_slow_host_holds_up_no_other_and_who_waits_too_long_was_not_sent() -> None:
     host = Host()
     async with httpx.AsyncClient(transport=httpx.MockTransport(host)) as connections:
-        client = HttpClient(connections)
+        client = HttpClient(connections, NetworkGuard(()))
         stuck = [
             asyncio.create_task(client.send(request("http://slow/"), CONTEXT)) for _ in range(20)
         ]

@@ -308,6 +308,34 @@ def test_a_text_is_seen_as_it_will_be_handed_over() -> None:
     assert assess(judge, plan_of(told)).decision == "denied"
 
 
+@pytest.mark.parametrize(("name", "decision"), [("test_key", "approved"), ("live_key", "denied")])
+def test_a_secret_is_seen_by_its_name(name: str, decision: str) -> None:
+    signs = action(
+        "release.sign",
+        effect="effect",
+        parameters={"key": {"description": "A key.", "secrets": ["test_key", "live_key"]}},
+    )
+    catalogue = with_actions(signs)
+    judge = judge_by(
+        PERMIT + '@id("no") @reason("r") @remedy("m")'
+        'forbid (principal, action == Action::"release.sign", resource)'
+        'unless { context.parameters has key && context.parameters.key == "${secret:test_key}" };',
+        catalogue,
+    )
+    asked = step("release.sign", {"key": f"${{secret:{name}}}"}, catalogue=catalogue)
+    assert assess(judge, plan_of(asked)).decision == decision
+
+
+def test_a_secret_that_the_parameter_does_not_list_is_denied_whatever_policies_say() -> None:
+    signs = action(
+        "release.sign", parameters={"key": {"description": "A key.", "secrets": ["test_key"]}}
+    )
+    catalogue = with_actions(signs)
+    asked = step("release.sign", {"key": "${secret:live_key}"}, catalogue=catalogue)
+    found = assess(judge_by(PERMIT, catalogue), plan_of(asked))
+    assert (found.decision, found.reasons[0].policy) == ("denied", "catalogue.parameters")
+
+
 # --- approvals
 
 

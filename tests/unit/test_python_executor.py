@@ -3,7 +3,11 @@
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -14,10 +18,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.clocks import RecordingClock
 from support.steps import Rig, action
+from support.waiting import eventually
 
 from agents.executors import SETTINGS_MODELS, python
 from agents.executors.functions import compare_versions
-from agents.executors.python import MAX_THREADS, PythonSettings, action_function
+from agents.executors.python import MAX_THREADS, PythonSettings, action_function, is_cancelled
 from agents.runtime.catalogue import load_catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.errors import ConfigurationError, PermanentError
@@ -271,3 +276,118 @@ async def test_the_shipped_action_compares_versions() -> None:
         "newer": "second",
         "summary": "2.5.0 is newer than 2.4.1.",
     }
+
+
+class Size(Enum):
+    SMALL = "small"
+
+
+@dataclass
+class Window:
+    start: datetime
+    minutes: int = 5
+
+
+async def test_parameters_come_in_the_types_that_the_function_declares(offer: Offer) -> None:
+    seen: list[object] = []
+
+    @action_function
+    def plan(
+        day: date, size: Size, window: Window, tags: frozenset[str], ratio: float, *, note: str = ""
+    ) -> JsonObject:
+        seen.extend((day, size, window, tags, ratio, note))
+        return {}
+
+    offer(plan)
+    types = {
+        "day": "string",
+        "size": "string",
+        "window": "object",
+        "tags": "array",
+        "ratio": "number",
+        "note": {"type": "string", "description": "A note.", "required": False},
+    }
+    result = await run(
+        rig_for("plan", parameters=types),
+        day="2026-01-05",
+        size="small",
+        window={"start": "2026-01-05T09:00:00Z"},
+        tags=["a", "a"],
+        ratio=2,
+    )
+    assert result.status == "success"
+    moment = datetime(2026, 1, 5, 9, tzinfo=UTC)
+    assert seen == [date(2026, 1, 5), Size.SMALL, Window(moment), frozenset({"a"}), 2.0, ""]
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [("5", "count: Input should be a valid integer"), (5.5, "count"), (True, "count")],
+)
+async def test_a_parameter_of_another_type_is_refused_before_the_function_is_called(
+    offer: Offer, value: Any, complaint: str
+) -> None:
+    called: list[int] = []
+
+    @action_function
+    def add(count: int) -> JsonObject:
+        called.append(count)
+        return {}
+
+    offer(add)
+    kind = {str: "string", float: "number", bool: "boolean"}[type(value)]
+    result = await run(rig_for("add", effect="effect", parameters={"count": kind}), count=value)
+    assert ending(result) == ("failed", "invalid_parameters", False)
+    assert result.failure is not None
+    assert complaint in result.failure.reason
+    assert called == []
+
+
+async def test_a_function_that_takes_anything_gets_everything(offer: Offer) -> None:
+    @action_function
+    def take(first: int, **others: Any) -> JsonObject:
+        return {"first": first, "others": others}
+
+    offer(take)
+    rig = rig_for("take", parameters={"first": "integer", "second": "array"})
+    assert (await run(rig, first=1, second=[1])).output == {"first": 1, "others": {"second": [1]}}
+
+
+def test_an_annotation_that_json_cannot_be_read_as_is_found_at_start_up(offer: Offer) -> None:
+    @action_function
+    def lock(thing: threading.Event) -> JsonObject:
+        return {}
+
+    offer(lock)
+    with pytest.raises(ValidationError, match="an annotation cannot be used"):
+        PythonSettings.model_validate(
+            {"function": f"{MODULE}:lock"}, context={"parameters": ("thing",)}
+        )
+
+
+async def test_a_sync_function_can_ask_whether_anybody_still_waits(offer: Offer) -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    @action_function
+    def work() -> JsonObject:
+        started.set()
+        while not is_cancelled():
+            time.sleep(0.01)
+        ended.set()
+        return {}
+
+    offer(work)
+    rig = rig_for("work")
+    assignment = await rig.approved()
+    async with rig.hosted(python.call) as handler:
+        task = asyncio.create_task(assignment.run(handler))
+        await eventually(started.is_set, "the function runs")
+        assert not ended.is_set()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await eventually(ended.is_set, "the function has noticed")
+
+
+def test_a_function_outside_of_a_step_is_not_cancelled() -> None:
+    assert not is_cancelled()

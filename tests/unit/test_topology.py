@@ -74,7 +74,7 @@ def test_a_step_goes_to_the_topic_of_its_executor(shipped: Topology) -> None:
 
 @pytest.mark.parametrize(
     ("role", "schema", "executor"),
-    [("reporter", "Plan", None), ("router", "Step", "sql"), ("router", "Step", None)],
+    [("reporter", "Plan", None), ("router", "Step", "telepathy"), ("router", "Step", None)],
 )
 def test_a_payload_without_a_topic_is_an_error_that_says_what_to_add(
     shipped: Topology, role: str, schema: str, executor: str | None

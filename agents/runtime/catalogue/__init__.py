@@ -5,6 +5,14 @@ from agents.runtime.catalogue.actions import (
     Catalogue,
     UnknownActionError,
     catalogue_schema,
+    settings_context,
+)
+from agents.runtime.catalogue.connections import (
+    Connection,
+    McpEndpoint,
+    McpProcess,
+    PostgresConnection,
+    SmtpConnection,
 )
 from agents.runtime.catalogue.entries import (
     ENVIRONMENT,
@@ -26,11 +34,16 @@ __all__ = [
     "ActionDeclaration",
     "ActionSpec",
     "Catalogue",
+    "Connection",
     "Environment",
+    "McpEndpoint",
+    "McpProcess",
     "OutputSpec",
     "ParameterSpec",
     "Phrase",
+    "PostgresConnection",
     "Prices",
+    "SmtpConnection",
     "TextHint",
     "UnknownActionError",
     "Usage",
@@ -38,4 +51,5 @@ __all__ = [
     "catalogue_schema",
     "load_catalogue",
     "load_prices",
+    "settings_context",
 ]

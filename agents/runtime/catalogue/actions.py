@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ConfigDict, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from agents.runtime import references
+from agents.runtime.catalogue.connections import Connection
 from agents.runtime.catalogue.entries import (
     ENVIRONMENT,
     ActionDeclaration,
@@ -80,6 +81,20 @@ class ActionSpec(ActionDeclaration):
         return ((name, spec) for name, spec in self.parameters.items() if spec.entity == entity)
 
 
+def settings_context(
+    action: ActionDeclaration, connections: Mapping[str, Connection]
+) -> dict[str, Any]:
+    """What an executor's model of ``with`` may compare it with, as its validation context.
+
+    ``parameters`` and ``outputs`` are names, ``connections`` has the kind of each by its name.
+    """
+    return {
+        "parameters": tuple(action.parameters),
+        "outputs": tuple(action.outputs),
+        "connections": {name: connection.kind for name, connection in connections.items()},
+    }
+
+
 class Catalogue(Model):
     """Everything that actions.yaml declares."""
 
@@ -89,6 +104,10 @@ class Catalogue(Model):
     actions: dict[str, ActionSpec]
     source: str
     """The file it was read from."""
+    connections: dict[str, Connection] = Field(default_factory=dict)
+    """Where executors connect to, by name."""
+    private_hosts: tuple[str, ...] = ()
+    """Hosts that actions may call although their addresses are private."""
 
     def action(self, action_id: str) -> ActionSpec:
         """The action of that id.

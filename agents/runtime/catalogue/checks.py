@@ -7,6 +7,8 @@ from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
+from agents.runtime.catalogue.actions import settings_context
+from agents.runtime.catalogue.connections import Connection
 from agents.runtime.catalogue.entries import ENVIRONMENT, ActionDeclaration, CatalogueFile
 from agents.runtime.catalogue.parameters import TEXT_HINTS, ParameterSpec, ValueType
 from agents.runtime.catalogue.prices import Prices
@@ -15,14 +17,15 @@ from agents.runtime.declarations import Document, Path, did_you_mean
 Executors = Mapping[str, type[BaseModel]]
 """By executor, the model of its settings (``with``).
 
-It is validated with the context ``{"parameters": names, "outputs": names}`` of the action, so that
-a template can be checked against them.
+It is validated with :func:`~agents.runtime.catalogue.settings_context` of the action, so that a
+template can be checked against what the action has.
 """
 
 _ONLY_FOR: Final[Mapping[str, tuple[ValueType, ...]]] = {
     "entity": ("string",),
     "pattern": ("string",),
     "max_length": ("string",),
+    "secrets": ("string",),
     "minimum": ("integer", "number"),
     "maximum": ("integer", "number"),
 }
@@ -59,7 +62,7 @@ class Checks:
         for kind, things in declared.entities.items():
             self._names_are_unambiguous(things, ("entities", kind))
         for action_id, action in declared.actions.items():
-            self._action(action, ("actions", action_id))
+            self._action(action, declared.connections, ("actions", action_id))
 
     def _names_are_unambiguous(
         self, things: Mapping[str, tuple[str, ...]], path: Path, aliases_in: Path = ()
@@ -77,7 +80,9 @@ class Checks:
                         "an alias that means one thing",
                     )
 
-    def _action(self, action: ActionDeclaration, path: Path) -> None:
+    def _action(
+        self, action: ActionDeclaration, connections: Mapping[str, Connection], path: Path
+    ) -> None:
         for name, parameter in action.parameters.items():
             self._parameter(parameter, (*path, "parameters", name))
         for slot in action.evidence:
@@ -102,7 +107,7 @@ class Checks:
                 f"a parameter with `entity: {ENVIRONMENT}`",
             )
         self._cost(action, path)
-        self._executor(action, path)
+        self._executor(action, connections, path)
 
     def _cost(self, action: ActionDeclaration, path: Path) -> None:
         for name in self._prices.missing_for(action.usage):
@@ -116,14 +121,16 @@ class Checks:
                 (*path, at), "one attempt is too dear", f"at most {MAX_COST} US dollars in all"
             )
 
-    def _executor(self, action: ActionDeclaration, path: Path) -> None:
+    def _executor(
+        self, action: ActionDeclaration, connections: Mapping[str, Connection], path: Path
+    ) -> None:
         if self._executors is None:
             return
         self._known("executor", action.executor, self._executors, (*path, "executor"))
         model = self._executors.get(action.executor)
         if model is None:
             return
-        context = {"parameters": tuple(action.parameters), "outputs": tuple(action.outputs)}
+        context = settings_context(action, connections)
         try:
             model.model_validate_json(json.dumps(action.settings), strict=True, context=context)
         except ValidationError as error:

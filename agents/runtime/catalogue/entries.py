@@ -11,6 +11,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from agents.runtime.catalogue.connections import Connection, FixedText
 from agents.runtime.catalogue.parameters import ParameterSpec, ValueType
 from agents.runtime.catalogue.prices import Usage
 from agents.runtime.declarations import Declaration, Matching, Seconds, show, wrong_value
@@ -125,7 +126,7 @@ class ActionDeclaration(Declaration):
     parameters: dict[Identifier, ParameterSpec] = Field(default_factory=dict)
     """The action's parameters by name"""
     executor: Identifier
-    """Who does it: http, python or notify"""
+    """Who does it: http, sql, mcp, python or notify"""
     settings: Annotated[JsonObject, Field(alias="with")] = Field(default_factory=dict)
     """The executor's settings for this action"""
     effect: Effect
@@ -159,5 +160,10 @@ class CatalogueFile(Declaration):
     """The places in which actions happen, by name"""
     entities: dict[_Kind, dict[_Label, tuple[_Label, ...]]] = Field(default_factory=dict)
     """The things that requests name: kind, then name, then its other names"""
+    connections: dict[_Kind, Connection] = Field(default_factory=dict)
+    """Databases, MCP servers and mail servers by name, for the actions that use them"""
+    private_hosts: tuple[FixedText, ...] = ()
+    """Hosts that actions may call although their addresses are private, as host, host:port or URL;
+    calls to other private addresses are refused"""
     actions: dict[ActionName, ActionDeclaration]
     """The actions by id"""

@@ -34,6 +34,8 @@ def load_catalogue(
         entities=declared.entities,
         actions={},
         source=document.file,
+        connections=declared.connections,
+        private_hosts=declared.private_hosts,
     )
     actions = {
         action_id: _resolve(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, JsonValue
 
+from agents.runtime import references
 from agents.runtime.declarations import Declaration, did_you_mean, show
 from schemas.base import Identifier, Text
 
@@ -52,12 +53,21 @@ class ParameterSpec(Declaration):
     """The longest text, in characters"""
     from_text: TextHint | None = None
     """The form in which a sentence names it"""
+    secrets: Annotated[tuple[Identifier, ...], Field(min_length=1)] | None = None
+    """The secrets of which a plan names one as ${secret:name}; the value itself is never given"""
 
     def check(self, value: JsonValue) -> str | None:
         """What is wrong with ``value`` in a clause such as ``must be an integer, not 'x'``."""
+        if self.secrets is not None:
+            return self._check_secret(self.secrets, value)
+        if references.names_secret(value):
+            return "must not name a secret"
         if not self._has_type(value):
             article = "an" if self.type[0] in "aeiou" else "a"
             return f"must be {article} {self.type}, not {show(value)}"
+        return self._check_value(value)
+
+    def _check_value(self, value: JsonValue) -> str | None:
         if self.choices is not None and value not in self.choices:
             names = [str(choice) for choice in self.choices]
             hint = did_you_mean(str(value), names)
@@ -67,6 +77,13 @@ class ParameterSpec(Declaration):
         if isinstance(value, int | float) and not isinstance(value, bool):
             return self._check_number(value)
         return None
+
+    @staticmethod
+    def _check_secret(allowed: tuple[str, ...], value: JsonValue) -> str | None:
+        if references.secret_name(value) in allowed:
+            return None
+        known = ", ".join(f"${{secret:{name}}}" for name in allowed)
+        return f"must be {known}: a secret is named, and never given"  # nor is what was given said
 
     def _has_type(self, value: JsonValue) -> bool:
         if isinstance(value, bool):

@@ -19,7 +19,7 @@ class Settings:
 
     executions: int = 20_000
     warm_up: int = 5_000
-    """By then Java's compiler, which takes a fifth of the CPU at first, has mostly done its work."""
+    """Until then Java compiles its code, which takes a fifth of the CPU."""
 
 
 def run(bench: Bench) -> Result:

@@ -25,6 +25,7 @@ from schemas import (
     ExecutionRequest,
     ExecutionState,
     Step,
+    StepResult,
 )
 from schemas.identity import derive_message_id
 
@@ -118,12 +119,22 @@ def events_equal_topics(evidence: Evidence, reading: Reading) -> Iterator[str]:
 
 
 def repetitions_are_identical(_evidence: Evidence, reading: Reading) -> Iterator[str]:
-    """A message that was written twice says the same both times."""
+    """A message that was written twice says the same both times.
+
+    But for one: a late owner who knows what became of an effect in doubt says so.
+    """
     payloads: dict[UUID, bytes] = {}
+    in_doubt = {m.message_id for m in reading.messages if _is_in_doubt(m)}
     for message in reading.messages:
+        if message.message_id in in_doubt:
+            continue
         payload = message.payload.model_dump_json().encode()
         if payloads.setdefault(message.message_id, payload) != payload:
             yield f"{message.message_type} {message.message_id} was written with two payloads"
+
+
+def _is_in_doubt(message: AgentMessage[Any]) -> bool:
+    return isinstance(message.payload, StepResult) and message.payload.status == "unknown"
 
 
 def chain_is_complete(_evidence: Evidence, reading: Reading) -> Iterator[str]:
@@ -245,8 +256,10 @@ def effects_happen_once(evidence: Evidence, reading: Reading) -> Iterator[str]:
     for key, message in dispatched.items():
         end, what = ends.get(key), f"{message.payload.action} {key[2]} of {key[0]}"
         held = ledger.get(key)
-        if held is None or held["status"] != _WORDS_OF_EFFECTS.get(end or ""):
-            status = None if held is None else held["status"]
+        status = None if held is None else held["status"]
+        # Whoever held an effect in doubt may settle it when the execution has ended as unknown.
+        was_settled_late = end == "unknown" and status in ("done", "failed")
+        if status != _WORDS_OF_EFFECTS.get(end or "") and not was_settled_late:
             yield f"{what} ended as {end}, but the ledger says {status}"
         if message.payload.effect == "effect":
             times = evidence.calls.get(_key(message), 0)

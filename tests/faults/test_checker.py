@@ -16,7 +16,7 @@ from agents.runtime.records import Record
 from agents.sink.fold import fold
 from agents.sink.rows import execution_row, step_row
 from agents.sink.values import jsonb
-from schemas import AgentMessage, ExecutionRequest, ExecutionState, Step
+from schemas import AgentMessage, ExecutionRequest, ExecutionState, Failure, Step, StepResult
 
 LANE = "t."
 TOPIC_ID = "id"
@@ -314,6 +314,40 @@ def test_a_step_that_waited_for_another_attempt_when_all_was_stopped_had_no_effe
     )
     assert "effects_happen_once" not in check(replace(stopped, calls={}))
     assert "effects_happen_once" in check(stopped)
+
+
+def with_a_late_owner(first: str, second: str) -> Evidence:
+    """The effect's result is there twice, and the execution stands by the first."""
+    messages = []
+    for message in messages_of_two():
+        payload = message.payload
+        if isinstance(payload, StepResult):
+            failure = Failure(code="effect_unknown", reason="in doubt")
+            for status in (first, second):
+                update = {"status": status, "failure": None if status == "success" else failure}
+                repeated = payload.model_copy(update=update)
+                messages.append(message.model_copy(update={"payload": repeated}))
+            continue
+        if isinstance(payload, ExecutionState):
+            steps = tuple(
+                step.model_copy(update={"status": first}) if step.status == "success" else step
+                for step in payload.steps
+            )
+            message = message.model_copy(  # noqa: PLW2901  # the same message, told otherwise
+                update={"payload": payload.model_copy(update={"steps": steps})}
+            )
+        messages.append(message)
+    return replace(clean(), records=[*records_of(messages), POISON])
+
+
+def test_a_late_owner_may_say_what_became_of_an_effect_in_doubt() -> None:
+    complaints = check(with_a_late_owner("unknown", "success"))
+    assert not complaints.keys() & {"repetitions_are_identical", "effects_happen_once"}
+
+
+def test_nobody_else_may_say_something_else_the_second_time() -> None:
+    complaints = check(with_a_late_owner("failed", "success"))
+    assert complaints.keys() >= {"repetitions_are_identical", "effects_happen_once"}
 
 
 def refused(messages: list[AgentMessage[Any]], message: AgentMessage[Any]) -> Evidence:

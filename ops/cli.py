@@ -17,16 +17,22 @@ import typer
 from typer.core import TyperGroup
 
 _MOUNTED: Final = {
-    "topics": ("ops.topics", "topics_app"),
-    "actions": ("ops.actions", "actions_app"),
-    "dlq": ("ops.dlq", "dlq_app"),
-    "partitions": ("ops.partitions", "partitions_app"),
-    "ledger": ("ops.sweep", "ledger_app"),
-    "policies": ("ops.policy_commands", "policies_app"),
-    "approvals": ("ops.approving", "approvals_app"),
-    "budgets": ("ops.budgets", "budgets_app"),
+    "topics": ("ops.topics:topics_app", "Compare topics.yaml with a broker, and bring it in."),
+    "actions": ("ops.actions:actions_app", "Look at the action catalogue, and check it."),
+    "policies": ("ops.policy_commands:policies_app", "Check, test and explain the policies."),
+    "approvals": (
+        "ops.approving:approvals_app",
+        "See what waits for approval; make keys for approvers.",
+    ),
+    "budgets": ("ops.budgets:budgets_app", "Say what tenants may spend, and see what they spent."),
+    "dlq": ("ops.dlq:dlq_app", "Look at dead letters, and send their records again."),
+    "partitions": (
+        "ops.partitions:partitions_app",
+        "Make and drop the daily partitions of history.",
+    ),
+    "ledger": ("ops.sweep:ledger_app", "Care for the ledger, the roles' durable state."),
 }
-"""Groups of commands that live in modules of their own, loaded when they are used."""
+"""Groups of commands that live in modules of their own, loaded when they are used; what they do."""
 
 _CHECKOUT: Final = Path(__file__).resolve().parents[1]
 
@@ -36,7 +42,7 @@ class _Commands(TyperGroup):
         name = args[0] if args else ""
         if name not in _MOUNTED:
             return super().resolve_command(ctx, args)
-        module, attribute = _MOUNTED[name]
+        module, attribute = _MOUNTED[name][0].split(":")
         group = typer.main.get_group(getattr(import_module(module), attribute))
         group.no_args_is_help = True
         return name, group, args[1:]
@@ -50,38 +56,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(
-    typer.Typer(help="Compare topics.yaml with a broker, and bring it in.", no_args_is_help=True),
-    name="topics",
-)
-app.add_typer(
-    typer.Typer(help="Look at the action catalogue, and check it.", no_args_is_help=True),
-    name="actions",
-)
-app.add_typer(
-    typer.Typer(help="Look at dead letters, and send their records again.", no_args_is_help=True),
-    name="dlq",
-)
-app.add_typer(
-    typer.Typer(help="Make and drop the daily partitions of history.", no_args_is_help=True),
-    name="partitions",
-)
-app.add_typer(
-    typer.Typer(help="Care for the ledger, the roles' durable state.", no_args_is_help=True),
-    name="ledger",
-)
-app.add_typer(
-    typer.Typer(help="Check, test and explain the policies.", no_args_is_help=True),
-    name="policies",
-)
-app.add_typer(
-    typer.Typer(help="See what waits for approval; make keys for approvers.", no_args_is_help=True),
-    name="approvals",
-)
-app.add_typer(
-    typer.Typer(help="Say what tenants may spend, and see what they spent.", no_args_is_help=True),
-    name="budgets",
-)
+for _name, (_, _help) in _MOUNTED.items():
+    app.add_typer(typer.Typer(help=_help, no_args_is_help=True), name=_name)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Kafka = Annotated[
@@ -320,21 +296,6 @@ def watch(
     from ops.watch import run
 
     run(_settings(database=database), execution)
-
-
-By = Annotated[
-    str | None,
-    typer.Option(help="Who you are, in the list of principals.", show_default="your login"),
-]
-Key = Annotated[
-    Path | None,
-    typer.Option("--key", help="Your private key.", show_default="MILLSTREAM_SIGNING_KEY_FILE"),
-]
-PlanHash = Annotated[
-    str | None,
-    typer.Option(help="The plan that you have seen.", show_default="the one that is printed"),
-]
-Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait for the router's answer.")]
 
 
 @app.command("approve", help="Approve the plan of an execution; exit with 1 when that is refused.")

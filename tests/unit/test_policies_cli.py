@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 def test_check_says_that_the_shipped_policies_are_sound() -> None:
     checked = run("check")
     assert checked.exit_code == 0
-    assert "policies: 9 policies, 28 cases, no problems." in checked.output
+    assert "policies: 10 policies, 29 cases, no problems." in checked.output
     assert json.loads(run("check", "--json").output)["problems"] == []
 
 
@@ -53,9 +53,9 @@ def test_check_reads_the_cases_too(folder: Path) -> None:
 
 def test_test_runs_the_shipped_cases() -> None:
     tested = run("test")
-    assert (tested.exit_code, tested.output) == (0, "28 of 28 cases came out as they should.\n")
+    assert (tested.exit_code, tested.output) == (0, "29 of 29 cases came out as they should.\n")
     answer = json.loads(run("test", "--json").output)
-    assert len(answer["cases"]) == 28
+    assert len(answer["cases"]) == 29
     assert all(case["passed"] for case in answer["cases"])
     assert answer["untested"] == []
 

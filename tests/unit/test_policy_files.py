@@ -140,7 +140,7 @@ def test_two_kinds_that_policies_cannot_tell_apart_are_refused() -> None:
 def test_the_shipped_policies_do_for_a_catalogue_that_only_reads() -> None:
     reads = {key: each for key, each in SHIPPED.actions.items() if each.effect == "read"}
     schema = schema_of(SHIPPED.model_copy(update={"actions": reads}))
-    assert len(load_policies(FOLDER, schema, ZoneInfo("UTC")).policies) == 9
+    assert len(load_policies(FOLDER, schema, ZoneInfo("UTC")).policies) == 10
 
 
 def test_a_policy_that_could_never_speak_is_a_mistake() -> None:

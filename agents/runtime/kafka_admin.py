@@ -81,8 +81,8 @@ _LONGEST_ATTEMPT = 2.0
 ANY_TOPIC = "__consumer_offsets"
 """What is asked about where any answer will do.
 
-Not `describe_cluster`: where a broker has just come back and is fenced still, librdkafka 2.16 ends
-the process on its answer with a failed assertion (`rd_kafka_admin_response_parse`).
+Not `describe_cluster`: just after a frozen broker had come back, a failed assertion of librdkafka
+2.16 (`rd_kafka_admin_response_parse`) ended a process that had asked that way.
 """
 
 # How long a change may take from the controller to the broker that we ask, and how often to look.

@@ -245,8 +245,13 @@ class Database:
     async def _configure(self, connection: ImpatientAsyncConnection) -> None:
         connection.allow(self._statement_timeout)
         milliseconds = str(round(self._statement_timeout * 1000))
+        # The ledger finds rows by their keys, many at once. The planner does not know how few they
+        # are, and its plan is made when the tables are empty: left alone it reads whole tables.
         await connection.execute(
-            "SELECT set_config('TimeZone', 'UTC', false),"
+            "SELECT set_config('enable_seqscan', 'off', false),"
+            " set_config('enable_hashjoin', 'off', false),"
+            " set_config('enable_mergejoin', 'off', false),"
+            " set_config('TimeZone', 'UTC', false),"
             " set_config('statement_timeout', %(limit)s, false),"
             " set_config('idle_in_transaction_session_timeout', %(limit)s, false)",
             {"limit": milliseconds},

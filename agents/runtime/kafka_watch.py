@@ -1,7 +1,7 @@
 """Looks whether Kafka answers: producers would say only after minutes that it does not.
 
 librdkafka waits for a broker by itself and without a word to its caller. So one thread of each
-process asks the cluster who it is, again and again, through a client of its own. A cluster whose
+process asks where a topic is, again and again, through a client of its own. A cluster whose
 connections break is found away within seconds; one that is silent, such as a frozen machine, after
 two questions without an answer.
 """
@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from agents.runtime.errors import ConfigurationError, KafkaUnavailableError
+from agents.runtime.kafka_admin import ANY_TOPIC
 from agents.runtime.kafka_admin_errors import translated
 from agents.runtime.kafka_config import KafkaConfig
 from agents.runtime.outage import Outages
@@ -124,10 +125,10 @@ class KafkaWatch:
     def _ask(self, client: AdminClient, patience: float) -> bool:
         """Whether the cluster answers within ``patience`` seconds."""
         try:
-            client.describe_cluster(request_timeout=patience).result()
+            client.list_topics(ANY_TOPIC, timeout=patience)
         except KafkaException as error:
             self._listen(client, 0)  # why: it may have been told meanwhile
-            problem = translated(error, self._kafka.bootstrap_servers, "describe the cluster")
+            problem = translated(error, self._kafka.bootstrap_servers, "say where a topic is")
             refused = error.args[0].code() in _REFUSALS
             # Whatever else it says, it is there.
             if refused or isinstance(problem, KafkaUnavailableError):

@@ -466,3 +466,19 @@ def test_each_index_serves_the_query_that_it_was_made_for(
         connection.execute("ANALYZE ledger.runs, ledger.outbox")
         plan = connection.execute(b"EXPLAIN " + statement, parameters).fetchall()
     assert index in "\n".join(row[0] for row in plan)
+
+
+async def test_effects_are_found_by_key_whatever_the_planner_knows(database_url: str) -> None:
+    """Plans are made when the tables are empty; one that reads all of a table would stay."""
+    lock = load_queries(ROOT / "agents" / "runtime" / "ledger" / "effects.sql")["lock_effects"]
+    database = Database(database_url, 1)
+    await database.start()
+    try:
+        async with database.connection() as connection:
+            keys = [[""] * 200, [uuid4() for _ in range(200)], [1] * 200, ["only"] * 200]
+            cursor = await connection.execute(b"EXPLAIN " + lock, keys)
+            plan = "\n".join(row[0] for row in await cursor.fetchall())
+    finally:
+        await database.close()
+    assert "Index Scan" in plan
+    assert "Seq Scan" not in plan

@@ -91,8 +91,8 @@ def test_old_things_are_cared_for_from_the_command_line(stack: RunningUp) -> Non
     swept = stack.run("ledger", "sweep")
     assert swept.code == 0
     assert swept.out == (
-        "Deleted 0 runs with 0 effects, 0 inbox entries, 0 verdicts, and records of 0 redrives and"
-        " 0 purges.\n"
+        "Deleted 0 runs with 0 effects, 0 inbox entries, 0 verdicts, 0 rows of past spending,"
+        " and records of 0 redrives and 0 purges.\n"
     )
 
 

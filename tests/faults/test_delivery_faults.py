@@ -85,26 +85,27 @@ async def test_a_killed_worker_loses_nothing_and_repeats_at_most_the_window(
 ) -> None:
     address, group, count = broker.bootstrap_servers, f"{lane}role", 4000
     await produce(address, topic, [(b"k%d" % i, b"") for i in range(count)])
+    deaths = 0
     for kill_at in (500, 1500):
         worker = start_worker(address, group, topic)
         await eventually(
             lambda at=kill_at: len(journal.places("end")) > at,  # type: ignore[misc] # binds the loop variable
             "some are handled",
         )
-        before = journal.repeated_by_partition()
         worker.send_signal(signal.SIGKILL)
         worker.wait()
+        deaths += 1
         started = len(journal.places("start"))
         successor = start_worker(address, group, topic)
         await eventually(
             lambda at=started: len(journal.places("start")) > at + WINDOW,  # type: ignore[misc] # as above
             "the successor goes on",
         )
-        after = journal.repeated_by_partition()
-        repeated = {each: after[each] - before.get(each, 0) for each in after}
-        assert max(repeated.values()) <= WINDOW
+        # All deaths so far: who repeats the records of one may die before all are repeated.
+        assert max(journal.repeated_by_partition().values()) <= deaths * WINDOW
         successor.send_signal(signal.SIGKILL)
         successor.wait()
+        deaths += 1
     last = start_worker(address, group, topic)
     await eventually(lambda: (0, last.pid) in journal.places("up"), "it minds signals")
     await eventually(lambda: len(journal.places("end")) == count, "all are handled")

@@ -69,7 +69,7 @@ BARRIERS: Final[dict[str, Callable[[Hit], None]]] = {
     "after-publish-before-mark-sent": lambda hit: _before(PostgresLedger, "mark_sent", hit),
     # Sinks.
     "before-sink-write": lambda hit: _before(
-        Store, "write", hit, lambda batch, *_: bool(batch.events)
+        Store, "send", hit, lambda batch, *_: bool(batch.events)
     ),
     "before-sink-commit": lambda hit: _before(
         Store, "_merge_and_commit", hit, lambda batch, *_: bool(batch.events)

@@ -14,7 +14,8 @@ from agents.runtime.records import Record, TopicPartition
 from agents.sink.dead_letters import read_dead_letter
 from agents.sink.fold import ReadModel
 from agents.sink.rows import DeadLetterRow, EventRow, UnreadableRow
-from agents.sink.values import headers_json, jsonb, text
+from agents.sink.values import headers_json, storable_json, text
+from agents.sink.wire import Wire, wire_of
 from schemas import AgentMessage, ExecutionState
 
 Decode = Callable[[Record], AgentMessage[Any]]
@@ -106,12 +107,14 @@ class Sorter:
 
 
 def _event(message: AgentMessage[Any], record: Record) -> EventRow:
+    value = record.value or b""
+    wire = wire_of(value) or _written_anew(message)
     return EventRow(
         message.lane,
-        message.received_at.date(),
-        message.correlation_id,
-        message.message_id,
-        message.causation_id,
+        wire.received_at[:10],
+        wire.correlation_id,
+        wire.message_id,
+        wire.causation_id,
         message.message_type,
         message.schema_version,
         message.from_agent,
@@ -119,11 +122,23 @@ def _event(message: AgentMessage[Any], record: Record) -> EventRow:
         message.tenant,
         text(message.external_id),
         message.attempt,
-        message.timestamp,
-        message.received_at,
+        wire.timestamp,
+        wire.received_at,
         record.topic,
         record.partition,
         record.offset,
-        len(record.value or b""),
-        jsonb(message.payload),
+        len(value),
+        storable_json(wire.payload),
+    )
+
+
+def _written_anew(message: AgentMessage[Any]) -> Wire:
+    """What a message would say on the wire that came in another form, as requests do."""
+    return Wire(
+        str(message.message_id),
+        str(message.correlation_id),
+        None if message.causation_id is None else str(message.causation_id),
+        message.timestamp.isoformat(),
+        message.received_at.isoformat(),
+        message.payload.model_dump_json(),
     )

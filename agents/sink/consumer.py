@@ -17,21 +17,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import structlog
 
 from agents.runtime.clock import SystemClock
-from agents.runtime.errors import InfrastructureError, InvalidMessageError
+from agents.runtime.errors import InfrastructureError
 from agents.runtime.kafka import ConsumerFatalError, KafkaConfig
 from agents.runtime.kafka_consumer import BatchConsumer
 from agents.runtime.metrics import Metrics
 from agents.runtime.outage import Outage, Outages
 from agents.runtime.records import Record, TopicPartition
 from agents.runtime.watchdog import LEAST_SECONDS, Pulse
-from agents.sink.batch import Batch, Decode, Sorter
-from agents.sink.store import Claim, FencedError, Store, UnstorableError
+from agents.sink.batch import Decode, Sorter
+from agents.sink.store import Claim, FencedError, Store
+from agents.sink.writer import Writer
 
 TopicIds = Callable[[], Mapping[str, str | None]]
 """Asks the broker for the id of every topic; raises ``KafkaUnavailableError``."""
@@ -39,8 +39,9 @@ TopicIds = Callable[[], Mapping[str, str | None]]
 _ROLE: Final = "sink"
 _WAITING_SECONDS: Final = 0.1
 """How long one poll may take while there is nothing to read."""
-_LOOKAHEAD: Final = timedelta(days=7)
-"""How far ahead the daily partitions of the events are made."""
+_PIECE_RECORDS: Final = 500
+_MOST_BYTES: Final = 8_000_000
+"""A batch that has reached this size takes no more pieces, however few its records are."""
 _log = structlog.get_logger(__name__)
 
 
@@ -48,9 +49,12 @@ _log = structlog.get_logger(__name__)
 class SinkOptions:
     """Durations are in seconds."""
 
-    batch_records: int = 500
+    batch_records: int = 2_000
     batch_seconds: float = 0.05
     """How long a batch waits for more records."""
+    busy_records: int = 200
+    """A batch with as many has the next one wait longer: fewer rows and commits for as much."""
+    busy_seconds: float = 0.25
     commit_interval: float = 1.0
     """How often the group's offsets in Kafka are brought up to date."""
     topic_check_interval: float = 30.0
@@ -109,17 +113,18 @@ class Sink:
         self._outage = Outage(_ROLE, outages or Outages(SystemClock(), self._metrics), self._role)
         self._turns = 0
         self._stands_by = False
-        self._store: Store | None = None
+        self._writer: Writer | None = None
+        self._batch_seconds = self._options.batch_seconds
         self._generation = -1
         self._claims: dict[TopicPartition, Claim] = {}
         self._positions: dict[TopicPartition, int] = {}
+        self._read_to: dict[TopicPartition, int] = {}
         self._topic_ids: Mapping[str, str | None] = {}
         self._retry_delay = 0.0
         self._retry_at = 0.0
         self._checked_at = 0.0
         self._committed: Mapping[TopicPartition, int] = {}
         self._committed_at = 0.0
-        self._partitioned_on: date | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Read and write until ``stop`` is set; what was read but not written is read again.
@@ -134,7 +139,8 @@ class Sink:
             _log.info("sink_started", topics=len(self._topics), lane=self._lane)
             try:
                 while not stop.is_set():
-                    self._turn(consumer)
+                    self._turn(consumer, self._step)
+                self._turn(consumer, self._finish)
             finally:
                 self._disconnect()
             if self._claims:
@@ -158,13 +164,10 @@ class Sink:
         """Whether it reads, or stands by since the group has no partitions left for it."""
         return bool(self._claims) or self._stands_by
 
-    def _turn(self, consumer: BatchConsumer) -> None:
+    def _turn(self, consumer: BatchConsumer, step: Callable[[BatchConsumer], None]) -> None:
         self._turns += 1
         try:
-            if self._claims:
-                self._read(consumer)
-            else:
-                self._wait(consumer)
+            step(consumer)
         except FencedError as error:
             _log.warning("sink_fenced", reason=error.reason)
             self._claims = {}
@@ -173,6 +176,12 @@ class Sink:
             raise
         except InfrastructureError as error:
             self._interrupt(consumer, error)
+
+    def _step(self, consumer: BatchConsumer) -> None:
+        if self._claims:
+            self._read(consumer)
+        else:
+            self._wait(consumer)
 
     def _wait(self, consumer: BatchConsumer) -> None:
         """Keep the membership alive, and begin as soon as there is something to read."""
@@ -184,15 +193,17 @@ class Sink:
     def _claim(self, consumer: BatchConsumer) -> None:
         self._topic_ids = self._ask_topic_ids()
         self._checked_at = time.monotonic()
-        if self._store is None:
-            self._store = Store(
+        if self._writer is None:
+            store = Store(
                 self._database_url,
                 lane=self._lane,
                 statement_timeout=self._options.database_timeout,
             )
-        self._add_partitions(self._store)
-        claims = self._store.claim(consumer.assignment, self._topic_ids)
+            self._writer = Writer(store, self._sorter, self._metrics)
+        self._writer.prepare()
+        claims = self._writer.store.claim(consumer.assignment, self._topic_ids)
         self._positions = {partition: claim.position for partition, claim in claims.items()}
+        self._read_to = dict(self._positions)
         consumer.start(self._positions)
         self._claims = claims
         self._generation = consumer.generation
@@ -201,87 +212,78 @@ class Sink:
         _log.info("sink_claimed", partitions=len(claims))
 
     def _read(self, consumer: BatchConsumer) -> None:
-        records = consumer.poll(self._options.batch_records, self._options.batch_seconds)
+        records = self._gather(consumer)
         if consumer.generation != self._generation:
-            self._claims = {}
+            self._lose(consumer)
             return
         if not records:
+            self._finish(consumer)
             self._commit(consumer)
             return
         if self._is_suspicious(records) and self._ask_topic_ids() != self._topic_ids:
             _log.warning("sink_topics_changed")
             consumer.pause()
+            self._finish(consumer)
             self._claims = {}
             return
-        began = time.perf_counter()
-        self._write(records)
-        self._metrics.sink_batches.ended(len(records), time.perf_counter() - began)
+        self._send(records)
         self._commit(consumer)
+
+    def _gather(self, consumer: BatchConsumer) -> list[Record]:
+        """A batch: full, or what comes until it has waited long enough.
+
+        It is read in pieces, so that neither many records nor great ones fill the memory.
+        """
+        ends = time.monotonic() + self._batch_seconds
+        most = self._options.batch_records
+        records: list[Record] = []
+        size = 0
+        while len(records) < most and size < _MOST_BYTES:
+            remaining = ends - time.monotonic()
+            if records and remaining <= 0:
+                break
+            piece = consumer.poll(min(_PIECE_RECORDS, most - len(records)), max(remaining, 0.0))
+            if consumer.generation != self._generation or not (piece or records):
+                break
+            records += piece
+            size += sum(len(record.value or b"") for record in piece)
+        self._batch_seconds = (
+            self._options.busy_seconds
+            if len(records) >= self._options.busy_records
+            else self._options.batch_seconds
+        )
+        return records
+
+    def _send(self, records: Sequence[Record]) -> None:
+        if self._writer is None:
+            raise RuntimeError("a batch without a connection")
+        self._positions.update(self._writer.send(records, self._topic_ids, self._claims))
+        for record in records:
+            self._read_to[record.topic, record.partition] = record.offset + 1
+
+    def _finish(self, _consumer: BatchConsumer) -> None:
+        """Wait for what is on its way."""
+        if self._writer is not None:
+            self._positions.update(self._writer.finish())
+
+    def _lose(self, consumer: BatchConsumer) -> None:
+        """Stop reading, as the partitions may be somebody else's by now."""
+        self._claims = {}
+        try:
+            self._finish(consumer)
+        except FencedError as error:
+            # Whoever has them now was quicker. The group knows, so there is nothing to rejoin.
+            _log.warning("sink_fenced", reason=error.reason)
 
     def _is_suspicious(self, records: Sequence[Record]) -> bool:
         """Whether a topic may be another one than when it was claimed."""
         now = time.monotonic()
         if now - self._checked_at >= self._options.topic_check_interval or any(
-            record.offset < self._positions[record.topic, record.partition] for record in records
+            record.offset < self._read_to[record.topic, record.partition] for record in records
         ):
             self._checked_at = now
             return True
         return False
-
-    def _write(self, records: Sequence[Record]) -> None:
-        batch = self._sorter.sort(records, self._topic_ids)
-        try:
-            self._store_batch(batch)
-        except UnstorableError as error:
-            if len(records) == 1:
-                self._write_as_it_came(records[0], error)
-                return
-            middle = len(records) // 2
-            self._write(records[:middle])
-            self._write(records[middle:])
-
-    def _write_as_it_came(self, record: Record, error: UnstorableError) -> None:
-        """Keep a message that Postgres refuses; nothing may block what comes after it."""
-        topic_id = self._topic_ids.get(record.topic)
-        reason = InvalidMessageError(f"Postgres cannot store it: {error}")
-        self._store_batch(
-            Batch(
-                positions={(record.topic, record.partition): record.offset + 1},
-                unreadable=[self._sorter.unreadable(record, topic_id, reason)],
-            )
-        )
-
-    def _store_batch(self, batch: Batch) -> None:
-        if self._store is None:
-            raise RuntimeError("a batch without a connection")
-        if self._partitioned_on != datetime.now(UTC).date():
-            self._add_partitions(self._store)
-        self._store.write(batch, self._claims)
-        self._positions.update(batch.positions)
-        self._count(batch)
-        if batch.unreadable:
-            first = batch.unreadable[0]
-            _log.warning(
-                "sink_unreadable",
-                records=len(batch.unreadable),
-                topic=first.topic,
-                partition=first.partition,
-                offset=first.offset,
-                reason=first.reason,
-            )
-
-    def _count(self, batch: Batch) -> None:
-        rows = self._metrics.sink_rows
-        rows["events"] += len(batch.events)
-        rows["executions"] += len(batch.model.executions)
-        rows["steps"] += len(batch.model.steps)
-        rows["dead_letters"] += len(batch.dead_letters)
-        rows["unreadable"] += len(batch.unreadable)
-
-    def _add_partitions(self, store: Store) -> None:
-        today = datetime.now(UTC).date()
-        store.add_event_partitions(today - timedelta(days=1), _LOOKAHEAD.days + 2)
-        self._partitioned_on = today
 
     def _commit(self, consumer: BatchConsumer) -> None:
         now = time.monotonic()
@@ -304,6 +306,6 @@ class Sink:
         self._retry_at = time.monotonic() + self._retry_delay
 
     def _disconnect(self) -> None:
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

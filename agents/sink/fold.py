@@ -31,6 +31,7 @@ alone, so that a command about an execution that does not exist makes no executi
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -225,14 +226,15 @@ def _identity(message: AgentMessage[Any]) -> Identity:
 
 
 _STATUS_OF_STAGE = {
-    Stage.RECEIVED: ExecutionStatus.RECEIVED,
-    Stage.PARSED: ExecutionStatus.PARSED,
-    Stage.PLANNED: ExecutionStatus.PLANNED,
+    Stage.RECEIVED: ExecutionStatus.RECEIVED.value,
+    Stage.PARSED: ExecutionStatus.PARSED.value,
+    Stage.PLANNED: ExecutionStatus.PLANNED.value,
 }
 
 
+@lru_cache
 def _stage(stage: Stage, topic_id: str | None) -> Status:
-    return Status(0, stage, _STATUS_OF_STAGE[stage].value, topic_id)
+    return Status(0, stage, _STATUS_OF_STAGE[stage], topic_id)
 
 
 def _state(state: ExecutionState, topic_id: str | None) -> Status:

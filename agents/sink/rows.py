@@ -1,6 +1,6 @@
 """Rows as the sink writes them; their fields are columns, in the order of ``store.sql``."""
 
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
@@ -10,13 +10,13 @@ from agents.sink.values import jsonb, text
 
 
 class EventRow(NamedTuple):
-    """A message."""
+    """A message; ids and moments as text, in the form that JSON has them in."""
 
     lane: str
-    received_on: date
-    correlation_id: UUID
-    message_id: UUID
-    causation_id: UUID | None
+    received_on: str
+    correlation_id: str
+    message_id: str
+    causation_id: str | None
     message_type: str
     schema_version: int
     from_agent: str
@@ -24,8 +24,8 @@ class EventRow(NamedTuple):
     tenant: str
     external_id: str | None
     attempt: int
-    timestamp: datetime
-    received_at: datetime
+    timestamp: str
+    received_at: str
     topic: str
     partition: int
     offset: int
@@ -33,7 +33,7 @@ class EventRow(NamedTuple):
     payload: str
 
     @property
-    def identity(self) -> tuple[date, UUID, UUID]:
+    def identity(self) -> tuple[str, str, str]:
         """What makes two events the same one, within the lane."""
         return self.received_on, self.correlation_id, self.message_id
 

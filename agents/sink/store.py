@@ -1,7 +1,7 @@
 """The sink's side of Postgres: claims of partitions, and batches written under a claim."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -71,6 +71,8 @@ class Store:
         self, url: str, *, lane: str, timeout: float = 10.0, statement_timeout: float = 30.0
     ) -> None:
         self._lane = lane
+        self._on_its_way = ExitStack()
+        self._pipeline: psycopg.Pipeline | None = None
         with translated_errors(), refusals_told_apart():
             self._connection = ImpatientConnection.connect(
                 conninfo(url, timeout=timeout, application_name="millstream-sink"),
@@ -79,8 +81,10 @@ class Store:
             )
             self._connection.allow(statement_timeout)
             milliseconds = str(round(statement_timeout * 1000))
+            # The planner sees tables that are empty: left alone it would read whole ones for good.
             self._connection.execute(
-                "SELECT set_config('statement_timeout', %(limit)s, false),"
+                "SELECT set_config('enable_seqscan', 'off', false),"
+                " set_config('statement_timeout', %(limit)s, false),"
                 " set_config('idle_in_transaction_session_timeout', %(limit)s, false)",
                 {"limit": milliseconds},
             )
@@ -103,8 +107,10 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what it was doing is rolled back."""
+        """Close the connection; whether a batch on its way is written shows at the next claim."""
         self._connection.close()
+        with suppress(psycopg.Error):  # there is nobody left to ask
+            self._leave_pipeline()
 
     def claim(
         self, partitions: Iterable[TopicPartition], topic_ids: Mapping[str, str | None]
@@ -136,33 +142,43 @@ class Store:
         }
 
     def write(self, batch: Batch, claims: Mapping[TopicPartition, Claim]) -> None:
-        """Write a batch and move the positions of its partitions, all or nothing.
+        """Send a batch and wait until it is written; raises what :meth:`finish` raises."""
+        self.send(batch, claims)
+        self.finish()
+
+    def send(self, batch: Batch, claims: Mapping[TopicPartition, Claim]) -> None:
+        """Send what writes a batch and moves the positions of its partitions, all or nothing.
+
+        Postgres works on it when this returns, COMMIT included. What became of it says
+        :meth:`finish`, which must come before anything else that is asked of this store.
+
+        Raises:
+            FencedError: As in :meth:`finish`, where it shows at once.
+            UnstorableError: As above.
+        """
+        model = batch.model
+        with self._telling_what_failed():
+            self._connection.execute(b"BEGIN")
+            self._copy("events", batch.events.values())
+            self._copy(
+                "executions",
+                [execution_row(self._lane, delta) for delta in model.executions.values()],
+            )
+            self._copy("steps", [step_row(self._lane, delta) for delta in model.steps.values()])
+            self._merge_and_commit(batch, claims)
+
+    def finish(self) -> None:
+        """Wait until what was sent is written; nothing of it is if this raises.
 
         Raises:
             FencedError: Another sink has claimed one of the partitions.
             UnstorableError: Postgres refuses a value.
         """
-        model = batch.model
-        with _retriable():
-            try:
-                self._connection.execute(b"BEGIN")
-                self._copy("events", batch.events.values())
-                self._copy(
-                    "executions",
-                    [execution_row(self._lane, delta) for delta in model.executions.values()],
-                )
-                self._copy("steps", [step_row(self._lane, delta) for delta in model.steps.values()])
-                self._merge_and_commit(batch, claims)
-            except psycopg.DatabaseError as error:
-                state = error.sqlstate or ""
-                reason = error.diag.message_primary or str(error)
-                if state == _FENCED:
-                    self._connection.rollback()
-                    raise FencedError(reason) from error
-                if state.startswith(_UNSTORABLE):
-                    self._connection.rollback()
-                    raise UnstorableError(reason) from error
-                raise
+        with self._telling_what_failed():
+            if self._pipeline is not None:
+                # Its end alone may name the last failure, of which the first one is the cause.
+                self._pipeline.sync()
+            self._leave_pipeline()
 
     def add_event_partitions(self, first_day: date, days: int) -> int:
         """Make the daily partitions of ``events`` that are missing; returns how many.
@@ -189,7 +205,8 @@ class Store:
     def _merge_and_commit(self, batch: Batch, claims: Mapping[TopicPartition, Claim]) -> None:
         """Send the rest of the transaction in one go; its first failure ends it."""
         moved = sorted(batch.positions)
-        with self._connection.pipeline(), self._connection.cursor() as cursor:
+        self._pipeline = self._on_its_way.enter_context(self._connection.pipeline())
+        with self._connection.cursor() as cursor:
             cursor.execute(
                 _SQL["advance"],
                 (
@@ -211,6 +228,32 @@ class Store:
             for unreadable in batch.unreadable:
                 cursor.execute(_SQL["insert_unreadable"], unreadable)
             cursor.execute(b"COMMIT")
+
+    @contextmanager
+    def _telling_what_failed(self) -> Iterator[None]:
+        """Roll back a batch that cannot be written, and say why it cannot."""
+        with _retriable():
+            try:
+                yield
+            except psycopg.DatabaseError as error:
+                state = error.sqlstate or ""
+                reason = error.diag.message_primary or str(error)
+                if state == _FENCED:
+                    self._roll_back()
+                    raise FencedError(reason) from error
+                if state.startswith(_UNSTORABLE):
+                    self._roll_back()
+                    raise UnstorableError(reason) from error
+                raise
+
+    def _roll_back(self) -> None:
+        with suppress(errors.PipelineAborted):  # what follows a failure has failed too
+            self._leave_pipeline()
+        self._connection.rollback()
+
+    def _leave_pipeline(self) -> None:
+        self._pipeline = None
+        self._on_its_way.close()
 
     def _end_lost(self, topic_ids: set[str]) -> None:
         ended = self._connection.execute(

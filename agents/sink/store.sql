@@ -58,7 +58,9 @@ ON CONFLICT DO NOTHING;
 -- name: merge_executions
 -- Each group of columns goes as a whole to whoever has the greater precedence; fold.py says why.
 -- A comparison with a group that is not there yet is decided by its first column, which is 0.
--- A row about which nothing new is said is left alone.
+-- A row about which nothing new is said is left alone. One of which it is said only that it exists
+-- (steps and results say no more) is not even locked, which would be a write as well; a row never
+-- comes to know less, so it does not matter when it was looked at.
 INSERT INTO history.executions AS e (
     lane, correlation_id, received_at, identity_rank, identity_source, request_id, tenant,
     external_id, requester, title, run_no, version, status, code, reason, started_at,
@@ -70,7 +72,16 @@ SELECT
     external_id, requester, title, run_no, version, status, code, reason, started_at,
     finished_at, cost, status_topic_id, judged_version, plan_evaluation, plan_id, plan_hash, estimated_cost,
     verdict_evaluation, verdict_id, verdict, verdict_reasons, report_run_no, report_id, summary
-FROM incoming_executions
+FROM incoming_executions AS i
+WHERE (
+        i.identity_rank + i.run_no + i.version + i.judged_version + i.plan_evaluation
+        + i.verdict_evaluation + i.report_run_no
+    ) > 0
+    OR NOT EXISTS (
+        SELECT FROM history.executions AS known
+        WHERE known.lane = i.lane AND known.correlation_id = i.correlation_id
+            AND known.received_at <= i.received_at AND known.identity_rank > 0
+    )
 ORDER BY correlation_id
 ON CONFLICT (lane, correlation_id) DO UPDATE SET
     received_at = least(e.received_at, excluded.received_at),

@@ -34,6 +34,11 @@ def jsonb(value: Any) -> str:
         if isinstance(value, Payload)
         else to_json(value, inf_nan_mode="constants").decode()
     )
+    return storable_json(encoded)
+
+
+def storable_json(encoded: str) -> str:
+    """JSON that ``jsonb`` takes; what it takes already stays as it is written."""
     # Quick and rarely true: the words may also be part of a text, which the slow way leaves alone.
     if "\\u0000" in encoded or "NaN" in encoded or "Infinity" in encoded:
         return json.dumps(_storable(from_json(encoded)), ensure_ascii=False, allow_nan=False)

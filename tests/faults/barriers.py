@@ -108,7 +108,7 @@ BARRIERS: Final[dict[str, Callable[[Hit], None]]] = {
     ),
     # Sinks.
     "before-sink-write": lambda hit: _before(
-        Store, "write", hit, lambda batch, *_: bool(batch.events)
+        Store, "send", hit, lambda batch, *_: bool(batch.events)
     ),
     "before-sink-commit": lambda hit: _before(
         Store, "_merge_and_commit", hit, lambda batch, *_: bool(batch.events)

@@ -152,28 +152,29 @@ def _settled_later() -> None:
 
 def _no_fence() -> None:
     """A sink writes whether or not the partition is still its own."""
-    write = Store.write
+    send = Store.send
 
     def unfenced(self: Store, batch: Batch, _claims: Any) -> None:
         epochs = self._connection.execute(
             "SELECT topic, partition, epoch FROM history.sink_offsets WHERE lane = %s",
             (self._lane,),
         ).fetchall()
-        write(self, batch, {(topic, part): Claim(epoch, 0) for topic, part, epoch in epochs})
+        send(self, batch, {(topic, part): Claim(epoch, 0) for topic, part, epoch in epochs})
         _log.warning(WRITTEN_UNFENCED)
 
-    Store.write = unfenced  # type: ignore[method-assign, assignment]  # that is the mistake
+    Store.send = unfenced  # type: ignore[method-assign, assignment]  # that is the mistake
 
 
 def _offsets_outside_the_transaction() -> None:
     """The sink's positions move first, and the rows follow in a transaction of their own."""
-    write = Store.write
+    send = Store.send
 
     def split(self: Store, batch: Batch, claims: Any) -> None:
-        write(self, Batch(positions=batch.positions), claims)
-        write(self, batch, claims)
+        send(self, Batch(positions=batch.positions), claims)
+        self.finish()
+        send(self, batch, claims)
 
-    Store.write = split  # type: ignore[method-assign]  # that is the mistake
+    Store.send = split  # type: ignore[method-assign]  # that is the mistake
 
 
 async def _hold() -> None:

@@ -1,10 +1,11 @@
 """The catalogue's own rules, which hold whatever the policies say."""
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Final
 
 from agents.runtime.catalogue import ENVIRONMENT, ActionSpec, Catalogue
-from schemas import Obligation, PlanStep, Reason
+from schemas import CostEstimate, Obligation, Plan, PlanStep, Reason
 from schemas.plan import Risk
 
 APPROVAL: Final = "catalogue.approval"
@@ -43,6 +44,37 @@ def obligations_of(step: PlanStep, catalogue: Catalogue) -> Iterator[Obligation]
     action = catalogue.actions.get(step.action)
     if action is not None and action.needs_approval:
         yield Obligation(policy=APPROVAL, approvers=_APPROVERS[action.risk], step_id=step.step_id)
+
+
+def played_down(plan: Plan, catalogue: Catalogue) -> Iterator[str]:
+    """What ``plan`` says of its cost and its limits that the catalogue does not cover.
+
+    The plan's hash leaves them out, since a cheaper price changes nothing of what will happen; but
+    budgets are reserved by them, and people and policies look at them.
+    """
+    for step in plan.steps:
+        action = catalogue.actions.get(step.action)
+        if action is None:
+            continue  # the judge says so
+        if any(
+            told < true for told, true in zip(_parts(step.cost), _parts(action.cost), strict=True)
+        ):
+            yield (
+                f"step {step.step_id!r} is said to cost {step.cost.total} US dollars; by the "
+                f"catalogue {action.id} costs {action.cost.total}"
+            )
+        if step.retry.max_attempts > action.retry.max_attempts or step.timeout > action.timeout:
+            yield (
+                f"step {step.step_id!r} would take {step.retry.max_attempts} attempts of "
+                f"{step.timeout:g} s; the catalogue allows {action.id} "
+                f"{action.retry.max_attempts} of {action.timeout:g} s"
+            )
+    if plan.cost != sum((step.cost for step in plan.steps), CostEstimate()):
+        yield f"it is said to cost {plan.cost.total} US dollars, which is not the sum of its steps"
+
+
+def _parts(cost: CostEstimate) -> tuple[Decimal, ...]:
+    return (cost.database_storage, cost.compute_hours, cost.api_calls, cost.llm_tokens)
 
 
 def _mismatches(step: PlanStep, action: ActionSpec, *, resolved: bool) -> Iterator[Reason]:

@@ -4,11 +4,11 @@ Consumes ``Plan``; emits ``Verdict``, bound to the hash of that very plan and re
 ledger before anybody hears of it. Nothing else writes verdicts, and executors run nothing without
 one. The verdict holds the moment that the policies saw, so that it can be judged again the same.
 
-A plan is not believed what it says of itself: its hash, its costs and the approvals that it comes
-with are compared with its steps, the catalogue and the router's own record.
+A plan is not believed what it says of itself: its hash, its order, its costs and the approvals that
+it comes with are compared with its steps, the catalogue and the router's own record.
 """
 
-from agents.policies.rules import played_down
+from agents.policies.rules import out_of_order, played_down
 from agents.routing.run import Run
 from agents.runtime import Context, role
 from agents.runtime.errors import PermanentError, RefusedMessageError
@@ -20,7 +20,8 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
     """Judge ``plan``; a plan that was judged before keeps its verdict.
 
     Raises:
-        PermanentError: The plan's hash is not that of its steps, or it plays its costs down.
+        PermanentError: The plan's hash is not that of its steps, they cannot be run in their
+            order, or it plays its costs down.
         RefusedMessageError: It comes with approvals that the router has not taken.
     """
     expected = hash_plan(plan.steps, lane=ctx.lane, correlation_id=ctx.correlation_id)
@@ -29,10 +30,9 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
             f"the plan says its hash is {plan.plan_hash}, but its steps have {expected}",
             code="invalid_plan",
         )
-    if problems := list(played_down(plan, ctx.catalogue)):
+    if problems := [*out_of_order(plan), *played_down(plan, ctx.catalogue)]:
         raise PermanentError(
-            f"the plan is not what the catalogue makes of it: {'; '.join(problems)}"[:8_000]
-            + ". Plan it again.",
+            f"nobody planned it like this: {'; '.join(problems)}"[:8_000] + ". Plan it again.",
             code="invalid_plan",
         )
     if plan.evaluation > 1 or plan.approvals:

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Final
 
 from agents.runtime.catalogue import ENVIRONMENT, ActionSpec, Catalogue
+from agents.runtime.references import find
 from schemas import CostEstimate, Obligation, Plan, PlanStep, Reason
 from schemas.plan import Risk
 
@@ -30,7 +31,10 @@ def objections_to(
         yield Reason(
             policy="catalogue.action",
             code="unknown_action",
-            text=f"The catalogue has no action {step.action}.",
+            text=(
+                f"The catalogue has no action {step.action} any more, or not yet. Ask for another "
+                "one; `millstream actions ls` names them all."
+            ),
             step_id=step.step_id,
         )
         return
@@ -71,6 +75,24 @@ def played_down(plan: Plan, catalogue: Catalogue) -> Iterator[str]:
             )
     if plan.cost != sum((step.cost for step in plan.steps), CostEstimate()):
         yield f"it is said to cost {plan.cost.total} US dollars, which is not the sum of its steps"
+
+
+def out_of_order(plan: Plan) -> Iterator[str]:
+    """What keeps the steps of ``plan`` from being run in the order in which they stand.
+
+    A step that waits for one that never comes would keep its execution open until its deadline.
+    """
+    before: set[str] = set()
+    for step in plan.steps:
+        for name in step.depends_on:
+            if name not in before:
+                yield f"step {step.step_id!r} waits for {name!r}, which does not come before it"
+        for reference in sorted(find(step.parameters), key=str):
+            if reference.step_id not in step.depends_on:
+                yield f"step {step.step_id!r} refers to {reference} and does not wait for it"
+        if step.step_id in before:
+            yield f"two steps are {step.step_id!r}"
+        before.add(step.step_id)
 
 
 def _parts(cost: CostEstimate) -> tuple[Decimal, ...]:

@@ -381,3 +381,40 @@ async def test_nobody_stays_nobody_however_it_is_written(name: str) -> None:
     verdict = await verdict_on(plan)
     assert verdict.decision == "denied"
     assert [reason.policy for reason in verdict.reasons] == ["production.known-requester"]
+
+
+def chain(*waits: tuple[str, tuple[str, ...]], text: str = "x") -> Plan:
+    """A plan of messages, each with the steps that it waits for."""
+    one = plan_of("notify.send", {"channel": "#a", "text": text})
+    steps = tuple(
+        one.steps[0].replace(step_id=step_id, depends_on=names) for step_id, names in waits
+    )
+    return one.replace(
+        steps=steps,
+        cost=sum((step.cost for step in steps), CostEstimate()),
+        plan_hash=hash_plan(steps, lane="", correlation_id=test_id("execution")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "complaint"),
+    [
+        (chain(("a", ("a",))), "step 'a' waits for 'a', which does not come before it"),
+        (chain(("a", ("b",)), ("b", ("a",))), "step 'a' waits for 'b', which does not come"),
+        (chain(("a", ("gone",))), "step 'a' waits for 'gone', which does not come before it"),
+        (chain(("a", ()), ("a", ())), "two steps are 'a'"),
+        (
+            chain(("a", ()), ("b", ()), text="${steps.a.output.x}"),
+            "step 'b' refers to .* and does not wait for it",
+        ),
+    ],
+)
+async def test_a_plan_that_would_never_end_is_no_plan(plan: Plan, complaint: str) -> None:
+    with pytest.raises(PermanentError, match=complaint) as caught:
+        await verdict_on(plan)
+    assert caught.value.code == "invalid_plan"
+
+
+async def test_steps_that_wait_for_earlier_ones_are_judged() -> None:
+    verdict = await verdict_on(chain(("a", ()), ("b", ("a",)), ("c", ("a", "b"))))
+    assert verdict.decision == "approved"

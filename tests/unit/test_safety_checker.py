@@ -40,13 +40,16 @@ def plan_of(action_id: str, parameters: dict[str, Any], **changes: Any) -> Plan:
         "retry": action.retry,
         "cost": action.cost,
     }
-    steps = (PlanStep.model_validate(values | changes),)
+    return plan_with(PlanStep.model_validate(values | changes))
+
+
+def plan_with(*steps: PlanStep) -> Plan:
     return Plan(
         request_id=test_id("request"),
         title="title",
         requester="ann",
         steps=steps,
-        cost=steps[0].cost,
+        cost=sum((step.cost for step in steps), CostEstimate()),
         plan_hash=hash_plan(steps, lane="", correlation_id=test_id("execution")),
     )
 
@@ -118,9 +121,11 @@ async def test_high_risk_is_denied_in_production_with_the_rule_and_the_reason() 
     assert "production allows at most medium risk" in verdict.reasons[0].text
 
 
-@pytest.mark.parametrize("environment", ["${steps.x.output.place}", "stаging"])
+@pytest.mark.parametrize("environment", ["${steps.before.output.version}", "stаging"])
 async def test_an_environment_that_is_not_named_outright_is_denied(environment: str) -> None:
-    verdict = await verdict_on(restart(environment))
+    before = restart("staging").steps[0].replace(step_id="before")
+    step = restart(environment).steps[0].replace(depends_on=("before",))
+    verdict = await verdict_on(plan_with(before, step))
     assert verdict.decision == "denied"
     assert "catalogue.environment" in {reason.policy for reason in verdict.reasons}
 
@@ -385,15 +390,8 @@ async def test_nobody_stays_nobody_however_it_is_written(name: str) -> None:
 
 def chain(*waits: tuple[str, tuple[str, ...]], text: str = "x") -> Plan:
     """A plan of messages, each with the steps that it waits for."""
-    one = plan_of("notify.send", {"channel": "#a", "text": text})
-    steps = tuple(
-        one.steps[0].replace(step_id=step_id, depends_on=names) for step_id, names in waits
-    )
-    return one.replace(
-        steps=steps,
-        cost=sum((step.cost for step in steps), CostEstimate()),
-        plan_hash=hash_plan(steps, lane="", correlation_id=test_id("execution")),
-    )
+    one = plan_of("notify.send", {"channel": "#a", "text": text}).steps[0]
+    return plan_with(*(one.replace(step_id=step_id, depends_on=names) for step_id, names in waits))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,15 @@
 Consumes ``Plan``; emits ``Verdict``, bound to the hash of that very plan and recorded in the
 ledger before anybody hears of it. Nothing else writes verdicts, and executors run nothing without
 one. The verdict holds the moment that the policies saw, so that it can be judged again the same.
+
+A plan is not believed what it says of itself: its hash, its order, its costs and the approvals that
+it comes with are compared with its steps, the catalogue and the router's own record.
 """
 
+from agents.policies.rules import out_of_order, played_down
+from agents.routing.run import Run
 from agents.runtime import Context, role
-from agents.runtime.errors import PermanentError
+from agents.runtime.errors import PermanentError, RefusedMessageError
 from schemas import AgentMessage, Plan, Verdict, hash_plan
 
 
@@ -15,7 +20,9 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
     """Judge ``plan``; a plan that was judged before keeps its verdict.
 
     Raises:
-        PermanentError: The plan's hash is not that of its steps.
+        PermanentError: The plan's hash is not that of its steps, they cannot be run in their
+            order, or it plays its costs down.
+        RefusedMessageError: It comes with approvals that the router has not taken.
     """
     expected = hash_plan(plan.steps, lane=ctx.lane, correlation_id=ctx.correlation_id)
     if plan.plan_hash != expected:
@@ -23,6 +30,13 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
             f"the plan says its hash is {plan.plan_hash}, but its steps have {expected}",
             code="invalid_plan",
         )
+    if problems := [*out_of_order(plan), *played_down(plan, ctx.catalogue)]:
+        raise PermanentError(
+            f"nobody planned it like this: {'; '.join(problems)}"[:8_000] + ". Plan it again.",
+            code="invalid_plan",
+        )
+    if plan.evaluation > 1 or plan.approvals:
+        await _check_approvals(plan, ctx)
     moment = ctx.now()
     assessment = ctx.policies.judge(plan, tenant=ctx.tenant, lane=ctx.lane, moment=moment)
     verdict = Verdict(
@@ -37,3 +51,31 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
         evaluated_at=moment,
     )
     return await ctx.ledger.record_verdict(ctx.compose(verdict, 0))
+
+
+async def _check_approvals(plan: Plan, ctx: Context) -> None:
+    """Make sure that the router has taken the approvals of ``plan``, and has sent it back.
+
+    The router writes them in the transaction that sends the plan, so they are there before it.
+
+    Raises:
+        RefusedMessageError: It has not.
+    """
+    record = await ctx.ledger.run(lane=ctx.lane, correlation_id=ctx.correlation_id)
+    run = None if record is None else Run.model_validate_json(record.document)
+    known = None if run is None else run.approval
+    if (
+        run is None
+        or run.plan is None
+        or known is None
+        or run.plan.plan_hash != plan.plan_hash
+        or (run.tenant, run.requester) != (ctx.tenant, plan.requester)
+        or run.plan.groups != plan.groups
+        or plan.evaluation > known.evaluation
+        or not set(plan.approvals) <= set(known.approvals)
+    ):
+        claimed = ", ".join(each.approver for each in plan.approvals) or "nobody"
+        raise RefusedMessageError(
+            f"the plan says that it is evaluation {plan.evaluation}, approved by {claimed}; the "
+            "router has not taken these approvals for it. Approve with a signed command."[:8_000]
+        )

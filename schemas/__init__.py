@@ -21,12 +21,13 @@ from schemas.plan import (
 )
 from schemas.registry import PAYLOADS
 from schemas.report import ExecutionReport, TimelineEntry
-from schemas.request import ExecutionRequest, Requester
+from schemas.request import ANONYMOUS, ExecutionRequest, Requester
 from schemas.state import ExecutionState, ExecutionStatus, Judgement, StepState
 from schemas.step import Failure, Step, StepResult
 from schemas.verdict import Reason, Verdict
 
 __all__ = [
+    "ANONYMOUS",
     "PAYLOADS",
     "PRODUCTION_LANE",
     "AgentMessage",

@@ -71,7 +71,7 @@ class ApprovalRequest(Model):
 
 
 def is_same_person(one: str, other: str) -> bool:
-    """Whether two names mean one person, whatever their case, width and the space around them."""
+    """Whether two names mean one person, whatever their case, width, spaces and invisible signs."""
     return _folded(one) == _folded(other)
 
 
@@ -108,4 +108,5 @@ def _lacking(
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).strip().casefold()
+    visible = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
+    return unicodedata.normalize("NFKC", visible).strip().casefold()

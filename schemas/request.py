@@ -1,17 +1,20 @@
 """What somebody asks for: the payload of the intake topic."""
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from schemas.base import JsonObject, Model, Name, Payload, Tenant, Text
 from schemas.plan import PlannedStep
 
+ANONYMOUS: Final = "anonymous"
+"""Who asks where a request does not say."""
+
 
 class Requester(Model):
     """Who asks, as far as the intake topic's ACL can be trusted to say."""
 
-    user: Name = "anonymous"
+    user: Name = ANONYMOUS
     groups: tuple[Name, ...] = ()
 
 

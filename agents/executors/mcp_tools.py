@@ -2,7 +2,8 @@
 
 What a server says of its tools is a claim: that one only reads, or may be repeated. It is believed
 only where the person who imports them says so; otherwise each tool is an effect of high risk that
-needs approval, until somebody who knows it changes the entry.
+needs approval, until somebody who knows it changes the entry. That a tool destroys is believed of
+any server.
 """
 
 import re
@@ -83,14 +84,16 @@ def declare(server: str, tool: Tool, *, believe: bool) -> JsonObject:
 def _effect(tool: Tool, *, believe: bool) -> JsonObject:
     hints = tool.annotations
     if not believe or hints is None:
-        return {"effect": "effect", "risk": "high", "needs_approval": True}
+        # A server that warns of its own tool is believed in any case.
+        warned: JsonObject = {"destructive": True} if hints and hints.destructive_hint else {}
+        return {"effect": "effect", "risk": "high", **warned, "needs_approval": True}
     if hints.read_only_hint:
         return {"effect": "read", "risk": "low"}
-    return {
-        "effect": "idempotent" if hints.idempotent_hint else "effect",
-        "risk": "medium" if hints.destructive_hint is False else "high",
-        "needs_approval": True,
-    }
+    effect = "idempotent" if hints.idempotent_hint else "effect"
+    if hints.destructive_hint is False:
+        return {"effect": effect, "risk": "medium", "needs_approval": True}
+    # By the protocol a tool that writes destroys unless it says that it does not.
+    return {"effect": effect, "risk": "high", "destructive": True, "needs_approval": True}
 
 
 def _parameter(

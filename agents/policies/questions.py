@@ -30,7 +30,15 @@ from agents.policies.interest import Interest
 from agents.policies.schema import entity_type
 from agents.runtime import references
 from agents.runtime.catalogue import ENVIRONMENT, ActionSpec, ValueType
-from schemas import Approval, CostEstimate, JsonObject, Plan, PlanStep, is_same_person
+from schemas import (
+    ANONYMOUS,
+    Approval,
+    CostEstimate,
+    JsonObject,
+    Plan,
+    PlanStep,
+    is_same_person,
+)
 
 _PLACES: Final = Decimal("0.0001")
 
@@ -161,7 +169,9 @@ def _targets(parameters: JsonObject, action: ActionSpec) -> Iterator[Target]:
 
 
 def _user(plan: Plan, tenant: str, interest: Interest) -> dict[str, Any]:
-    name = plan.requester
+    # Nobody becomes somebody by writing it in another case or width.
+    is_nobody = is_same_person(plan.requester, ANONYMOUS)
+    name = ANONYMOUS if is_nobody else plan.requester
     sees_name = interest.sees("principal", "name")
     groups = [{"type": "Group", "id": group} for group in plan.groups]
     return {

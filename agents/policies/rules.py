@@ -1,10 +1,12 @@
 """The catalogue's own rules, which hold whatever the policies say."""
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Final
 
 from agents.runtime.catalogue import ENVIRONMENT, ActionSpec, Catalogue
-from schemas import Obligation, PlanStep, Reason
+from agents.runtime.references import find
+from schemas import CostEstimate, Obligation, Plan, PlanStep, Reason
 from schemas.plan import Risk
 
 APPROVAL: Final = "catalogue.approval"
@@ -29,7 +31,10 @@ def objections_to(
         yield Reason(
             policy="catalogue.action",
             code="unknown_action",
-            text=f"The catalogue has no action {step.action}.",
+            text=(
+                f"The catalogue has no action {step.action} any more, or not yet. Ask for another "
+                "one; `millstream actions ls` names them all."
+            ),
             step_id=step.step_id,
         )
         return
@@ -43,6 +48,55 @@ def obligations_of(step: PlanStep, catalogue: Catalogue) -> Iterator[Obligation]
     action = catalogue.actions.get(step.action)
     if action is not None and action.needs_approval:
         yield Obligation(policy=APPROVAL, approvers=_APPROVERS[action.risk], step_id=step.step_id)
+
+
+def played_down(plan: Plan, catalogue: Catalogue) -> Iterator[str]:
+    """What ``plan`` says of its cost and its limits that the catalogue does not cover.
+
+    The plan's hash leaves them out, since a cheaper price changes nothing of what will happen; but
+    budgets are reserved by them, and people and policies look at them.
+    """
+    for step in plan.steps:
+        action = catalogue.actions.get(step.action)
+        if action is None:
+            continue  # the judge says so
+        if step.cost != action.cost and any(
+            told < true for told, true in zip(_parts(step.cost), _parts(action.cost), strict=True)
+        ):
+            yield (
+                f"step {step.step_id!r} is said to cost {step.cost.total} US dollars; by the "
+                f"catalogue {action.id} costs {action.cost.total}"
+            )
+        if step.retry.max_attempts > action.retry.max_attempts or step.timeout > action.timeout:
+            yield (
+                f"step {step.step_id!r} would take {step.retry.max_attempts} attempts of "
+                f"{step.timeout:g} s; the catalogue allows {action.id} "
+                f"{action.retry.max_attempts} of {action.timeout:g} s"
+            )
+    if plan.cost.total != sum(step.cost.total for step in plan.steps):
+        yield f"it is said to cost {plan.cost.total} US dollars, which is not the sum of its steps"
+
+
+def out_of_order(plan: Plan) -> Iterator[str]:
+    """What keeps the steps of ``plan`` from being run in the order in which they stand.
+
+    A step that waits for one that never comes would keep its execution open until its deadline.
+    """
+    before: set[str] = set()
+    for step in plan.steps:
+        for name in step.depends_on:
+            if name not in before:
+                yield f"step {step.step_id!r} waits for {name!r}, which does not come before it"
+        for reference in sorted(find(step.parameters), key=str):
+            if reference.step_id not in step.depends_on:
+                yield f"step {step.step_id!r} refers to {reference} and does not wait for it"
+        if step.step_id in before:
+            yield f"two steps are {step.step_id!r}"
+        before.add(step.step_id)
+
+
+def _parts(cost: CostEstimate) -> tuple[Decimal, ...]:
+    return (cost.database_storage, cost.compute_hours, cost.api_calls, cost.llm_tokens)
 
 
 def _mismatches(step: PlanStep, action: ActionSpec, *, resolved: bool) -> Iterator[Reason]:

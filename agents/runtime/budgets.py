@@ -151,8 +151,8 @@ class Accounts:
             if held is None or not held.is_open:
                 held = self._reserve(key, message.tenant, verdict.plan, budgets, now)
         except BudgetExceededError as error:
-            reasons = (*error.reasons, *verdict.reasons)
-            denied = verdict.replace(decision="denied", reasons=reasons, obligations=())
+            # What asked for approval goes: no approval would change the answer any more.
+            denied = verdict.replace(decision="denied", reasons=error.reasons, obligations=())
             return message.replace(payload=denied)
         return message.replace(payload=verdict.replace(reserved=held.amount))
 

@@ -70,6 +70,9 @@ def encode(
 def invalid(error: ValidationError, *, prefix: str = "") -> InvalidMessageError:
     """Every problem that pydantic found, in plain words; values are cut, since they may be long."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
+    # A list whose items are all wrong is not empty as well.
+    inner = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+    details = [each for each in details if each["type"] != "too_short" or each["loc"] not in inner]
     problems = [_problem(detail, prefix) for detail in details[:_SHOWN_PROBLEMS]]
     if len(details) > _SHOWN_PROBLEMS:
         problems.append(f"and {len(details) - _SHOWN_PROBLEMS} more")

@@ -1,10 +1,10 @@
 """The policy around an executor: nothing runs unapproved, and nothing that matters runs twice.
 
 In order: the action is in the catalogue and this executor's; an approved verdict binds this very
-plan; the parameters fit, now that references are resolved; the effect is claimed in the ledger;
-unless the execution was stopped meanwhile, or policies object to what nobody knew when the plan was
-judged, it is carried out (:mod:`agents.runtime.outcomes`); its outcome is recorded, and what the
-ledger then holds is the result.
+plan, and the step is one of the plan's; the parameters fit, now that references are resolved; the
+effect is claimed in the ledger; unless the execution was stopped meanwhile, or policies object to
+what nobody knew when the plan was judged, it is carried out (:mod:`agents.runtime.outcomes`); its
+outcome is recorded, and what the ledger then holds is the result.
 
 A process that dies leaves its claim behind, and the ledger's lease says what becomes of it. A
 process that lives, but loses the database between doing and recording, keeps the outcome in
@@ -35,6 +35,7 @@ from agents.runtime.outcomes import (
     sayable,
     unknown,
 )
+from agents.runtime.planned import check_is_planned
 from agents.runtime.ports import EffectClaim
 from schemas import Failure, JsonObject, Step, StepResult
 
@@ -180,6 +181,7 @@ async def _check_approval(step: Step, ctx: Context) -> bool:
             f"the verdict on plan {step.plan_id} approves {approval.plan_hash[:12]}…, "
             f"but the step belongs to {step.plan_hash[:12]}…"
         )
+    check_is_planned(step, approval.steps)
     return approval.is_stopped
 
 

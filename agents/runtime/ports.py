@@ -9,7 +9,7 @@ from uuid import UUID
 
 from agents.runtime.budgets import BudgetUse, Per, Settlement
 from agents.runtime.errors import ErrorCode
-from schemas import AgentMessage, Payload, Step, StepResult, Verdict
+from schemas import AgentMessage, JsonObject, Payload, Step, StepResult, Verdict
 
 
 class Clock(Protocol):
@@ -106,6 +106,8 @@ class Approval:
     """The verdict is bound to it."""
     is_stopped: bool
     """Whether the execution is being cancelled or has ended, so that nothing of it may begin."""
+    steps: Sequence[JsonObject]
+    """The steps of the plan that it approves, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,10 @@ class Ledger(Protocol):
         Raises:
             RefusedMessageError: ``decide`` refused the event, now or when it was first seen.
         """
+        ...
+
+    async def run(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
+        """The run of an execution as it was last written; nothing is locked."""
         ...
 
     async def mark_sent(self, row_ids: Sequence[int]) -> None:

@@ -386,8 +386,19 @@ async def test_an_approval_says_whether_the_execution_was_stopped(
     before = await ledger.approval(lane="", correlation_id=run_id, plan_id=plan_id)
     await advance(ledger, run_id, moves(run_id, status=status, is_open=is_open))
     after = await ledger.approval(lane="", correlation_id=run_id, plan_id=plan_id)
-    assert before == Approval(approved.payload.plan_hash, is_stopped=False)
-    assert after == Approval(approved.payload.plan_hash, is_stopped)
+    steps = [step.model_dump(mode="json") for step in approved.payload.plan.steps]
+    assert before == Approval(approved.payload.plan_hash, is_stopped=False, steps=steps)
+    assert after == Approval(approved.payload.plan_hash, is_stopped, steps)
+
+
+async def test_a_run_is_found_as_it_was_last_written(ledger: Ledger) -> None:
+    run_id = uuid4()
+    assert await ledger.run(lane="", correlation_id=run_id) is None
+    await advance(ledger, run_id, moves(run_id))
+    await advance(ledger, run_id, moves(run_id, status="success", is_open=False))
+    expected = run_record(run_id, 2, status="success", is_open=False)
+    assert await ledger.run(lane="", correlation_id=run_id) == expected
+    assert await ledger.run(lane="canary.", correlation_id=run_id) is None
 
 
 # -- effects --------------------------------------------------------------------------------------

@@ -98,6 +98,40 @@ def test_hints_are_believed_only_when_somebody_says_so(catalogue: Path) -> None:
     add, search = actions["tools.add"], actions["tools.search_things"]
     assert (add.effect, add.risk, add.needs_approval) == ("read", "low", False)
     assert (search.effect, search.risk, search.needs_approval) == ("idempotent", "high", True)
+    assert (add.destructive, search.destructive) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("hints", "believe", "expected"),
+    [
+        (None, False, ("effect", "high", False, True)),
+        (None, True, ("effect", "high", False, True)),
+        ({"destructive_hint": True}, False, ("effect", "high", True, True)),
+        (
+            {"read_only_hint": True, "destructive_hint": False},
+            False,
+            ("effect", "high", False, True),
+        ),
+        ({"destructive_hint": True}, True, ("effect", "high", True, True)),
+        ({"idempotent_hint": True}, True, ("idempotent", "high", True, True)),
+        ({"destructive_hint": False}, True, ("effect", "medium", False, True)),
+        ({"read_only_hint": True}, True, ("read", "low", False, False)),
+    ],
+)
+def test_a_warning_is_believed_of_anybody_and_a_reassurance_of_those_who_are_trusted(
+    hints: dict[str, bool] | None, believe: bool, expected: tuple[str, str, bool, bool]
+) -> None:
+    from mcp_types import Tool, ToolAnnotations  # noqa: PLC0415  # they take a moment to load
+
+    annotations = None if hints is None else ToolAnnotations.model_validate(hints, by_name=True)
+    tool = Tool(name="t", input_schema={"type": "object"}, annotations=annotations)
+    entry = declare("tools", tool, believe=believe)
+    assert (
+        entry["effect"],
+        entry["risk"],
+        entry.get("destructive", False),
+        entry.get("needs_approval", False),
+    ) == expected
 
 
 def test_a_dry_run_prints_what_would_be_added(catalogue: Path) -> None:

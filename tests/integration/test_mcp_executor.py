@@ -174,7 +174,7 @@ def slow_and_quick(server: Reached) -> Rig:
 
 async def test_an_answer_that_never_comes_leaves_an_effect_unknown(server: Reached) -> None:
     wanted = slow_and_quick(server)
-    first = (await wanted.approved({"text": "x"})).but(action="test.note")
+    first = await wanted.approved({"text": "x"}, action="test.note")
     second = (await wanted.approved({"text": "y"})).but(timeout=3.0)
     async with wanted.hosted(mcp.call) as handler:
         assert (await first.run(handler)).status == "success"
@@ -185,7 +185,7 @@ async def test_an_answer_that_never_comes_leaves_an_effect_unknown(server: Reach
 async def test_cancelling_a_step_leaves_the_connection_to_others(server: Reached) -> None:
     wanted = slow_and_quick(server)
     waiting = await wanted.approved({"text": "x"})
-    other = (await wanted.approved({"text": "y"})).but(action="test.note")
+    other = await wanted.approved({"text": "y"}, action="test.note")
     async with wanted.hosted(mcp.call) as handler:
         task = asyncio.create_task(waiting.run(handler))
         await eventually(lambda: server.noted() == ["x"], "the call has arrived")
@@ -315,7 +315,7 @@ async def test_more_calls_than_a_server_takes_at_once_wait_and_a_cancelled_one_m
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         quick = [
-            (await wanted.approved({"text": f"q{number}"})).but(action="test.note")
+            await wanted.approved({"text": f"q{number}"}, action="test.note")
             for number in range(20)
         ]
         results = await asyncio.gather(*(each.run(handler) for each in quick))

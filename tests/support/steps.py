@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
+from pydantic import JsonValue
 from support.clocks import RecordingClock
 
 from agents.runtime.assessment import NoPolicies, Policies
@@ -14,6 +15,7 @@ from agents.runtime.catalogue import ActionSpec, Catalogue
 from agents.runtime.context import Context, Services
 from agents.runtime.ledger.memory import MemoryLedger
 from agents.runtime.ports import Clock, Ledger
+from agents.runtime.references import escape, secret_name
 from agents.runtime.roles import Handler, spec_of
 from agents.runtime.secrets import open_secrets
 from agents.runtime.settings import SECRET_PREFIX, Settings
@@ -108,20 +110,21 @@ class Rig:
     async def approved(
         self, parameters: Mapping[str, Any] | None = None, **fields: Any
     ) -> "Assignment":
-        """A step of the first action, with an approved verdict on its plan."""
+        """A step of the first action, or the one named, with an approved verdict on its plan."""
         assignment = self.planned(parameters, **fields)
         await self.ledger.record_verdict(assignment.verdict("approved"))
         return assignment
 
     def planned(self, parameters: Mapping[str, Any] | None = None, **fields: Any) -> "Assignment":
         """A step of the first action, with no verdict on its plan."""
-        action = self.actions[0]
+        wanted = fields.get("action", self.actions[0].id)
+        action = next(each for each in self.actions if each.id == wanted)
         values: JsonObject = dict(parameters or {})
         correlation_id = uuid4()
         planned = PlanStep(
             step_id="only",
             action=action.id,
-            parameters=values,
+            parameters={name: _planned(name, values[name], fields) for name in values},
             executor=action.executor,
             effect=action.effect,
             risk=action.risk,
@@ -151,6 +154,19 @@ class Rig:
             timeout=action.timeout,
         )
         return Assignment(self, plan, correlation_id, step.model_copy(update=fields))
+
+
+def _planned(name: str, value: JsonValue, fields: Mapping[str, Any]) -> JsonValue:
+    """A parameter as a plan has it, so that it comes to ``value`` when the step begins."""
+    if name in fields.get("resolved", ()):
+        return f"${{steps.before.output.{name}}}"
+    if isinstance(value, str) and secret_name(value) is None:
+        return escape(value)
+    if isinstance(value, list):
+        return [_planned("", item, {}) for item in value]
+    if isinstance(value, dict):
+        return {key: _planned("", item, {}) for key, item in value.items()}
+    return value
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ async def late(decision: Decision, effect: str = "effect") -> tuple[Spy, Ruling,
     spy, ruling = Spy({"n": 1}), Ruling(decision)
     rig = rig_for(effect, parameters={"replicas": "integer"})
     rig.policies = ruling
-    return spy, ruling, (await rig.approved({"replicas": 3})).but(resolved=("replicas",))
+    return spy, ruling, await rig.approved({"replicas": 3}, resolved=("replicas",))
 
 
 async def test_what_came_from_an_earlier_step_is_judged_as_the_plan_was() -> None:
@@ -331,8 +331,9 @@ async def test_policies_that_change_afterwards_do_not_undo_what_was_done() -> No
 
 
 async def test_what_was_known_from_the_start_is_not_judged_again() -> None:
-    spy, ruling, assignment = await late("denied")
-    result = await outcome(spy, assignment.but(resolved=()))
+    spy, ruling, late_assignment = await late("denied")
+    assignment = await late_assignment.rig.approved({"replicas": 3})
+    result = await outcome(spy, assignment)
     assert (result.output, ruling.asked) == ({"n": 1}, [])
 
 

@@ -3,13 +3,18 @@ from typing import Any
 import pytest
 
 from agents.policies import PolicyFolder
-from agents.runtime.errors import PermanentError
+from agents.routing.run import Run
+from agents.runtime import Services
+from agents.runtime.errors import PermanentError, RefusedMessageError
+from agents.runtime.ports import RunRecord, Transition
 from agents.runtime.settings import ROOT
 from agents.runtime.testing import EPOCH, fake_context, fake_services, message_with, test_id
 from agents.safety_checker import check
 from schemas import (
     Approval,
+    ApprovalRequest,
     CostEstimate,
+    ExecutionStatus,
     Obligation,
     Plan,
     PlanStep,
@@ -31,26 +36,69 @@ def plan_of(action_id: str, parameters: dict[str, Any], **changes: Any) -> Plan:
         "executor": action.executor,
         "effect": action.effect,
         "risk": action.risk,
-        "timeout": 30.0,
-        "retry": RetryPolicy(),
-        "cost": CostEstimate(),
+        "timeout": action.timeout,
+        "retry": action.retry,
+        "cost": action.cost,
     }
-    steps = (PlanStep.model_validate(values | changes),)
+    return plan_with(PlanStep.model_validate(values | changes))
+
+
+def plan_with(*steps: PlanStep) -> Plan:
     return Plan(
         request_id=test_id("request"),
         title="title",
         requester="ann",
         steps=steps,
-        cost=CostEstimate(),
+        cost=sum((step.cost for step in steps), CostEstimate()),
         plan_hash=hash_plan(steps, lane="", correlation_id=test_id("execution")),
     )
 
 
-async def verdict_on(plan: Plan) -> Verdict:
-    recorded = await check(
-        plan, fake_context(plan, role="safety_checker", services=fake_services(policies=POLICIES))
-    )
+async def verdict_on(plan: Plan, services: Services | None = None) -> Verdict:
+    services = fake_services(policies=POLICIES) if services is None else services
+    recorded = await check(plan, fake_context(plan, role="safety_checker", services=services))
     return recorded.payload
+
+
+async def where_router_took(plan: Plan, /, **changes: Any) -> Services:
+    """Where the router has recorded the approvals of ``plan``, and has sent it back."""
+    services = fake_services(policies=POLICIES)
+    run = Run(
+        request_id=plan.request_id,
+        tenant="default",
+        received_at=EPOCH,
+        external_id=None,
+        broker_id="broker",
+        version=1,
+        status=ExecutionStatus.NEEDS_APPROVAL,
+        requester=plan.requester,
+        plan=plan.replace(evaluation=1, approvals=()),
+        approval=ApprovalRequest(
+            evaluation=plan.evaluation,
+            obligations=(),
+            approvals=plan.approvals,
+            expires_at=None,
+        ),
+        cause=test_id("cause"),
+        started_at=EPOCH,
+        updated_at=EPOCH,
+    ).replace(**changes)
+    record = RunRecord(
+        lane="",
+        correlation_id=test_id("execution"),
+        version=1,
+        status="needs_approval",
+        is_open=True,
+        document=run.model_dump_json().encode(),
+        next_wakeup=None,
+    )
+    await services.ledger.advance(
+        lane="",
+        correlation_id=record.correlation_id,
+        event_id=test_id("approve"),
+        decide=lambda _run: Transition(record),
+    )
+    return services
 
 
 def restart(environment: str) -> Plan:
@@ -73,9 +121,11 @@ async def test_high_risk_is_denied_in_production_with_the_rule_and_the_reason() 
     assert "production allows at most medium risk" in verdict.reasons[0].text
 
 
-@pytest.mark.parametrize("environment", ["${steps.x.output.place}", "stаging"])
+@pytest.mark.parametrize("environment", ["${steps.before.output.version}", "stаging"])
 async def test_an_environment_that_is_not_named_outright_is_denied(environment: str) -> None:
-    verdict = await verdict_on(restart(environment))
+    before = restart("staging").steps[0].replace(step_id="before")
+    step = restart(environment).steps[0].replace(depends_on=("before",))
+    verdict = await verdict_on(plan_with(before, step))
     assert verdict.decision == "denied"
     assert "catalogue.environment" in {reason.policy for reason in verdict.reasons}
 
@@ -152,7 +202,8 @@ async def test_a_plan_judged_again_with_its_approval_is_approved() -> None:
     )
     approved = plan.model_copy(update={"approvals": (approval,), "evaluation": 2})
     assert approved.plan_hash == plan.plan_hash
-    assert (await verdict_on(approved)).decision == "approved"
+    verdict = await verdict_on(approved, await where_router_took(approved))
+    assert verdict.decision == "approved"
 
 
 async def test_the_moment_of_a_verdict_is_enough_to_judge_again() -> None:
@@ -215,18 +266,20 @@ async def test_what_needs_approval_says_of_how_many_people_and_for_how_long() ->
 async def test_with_its_approvals_the_plan_is_judged_again(
     names: tuple[str, ...], decision: str
 ) -> None:
-    assert (await verdict_on(approved_by(*names))).decision == decision
+    plan = approved_by(*names)
+    assert (await verdict_on(plan, await where_router_took(plan))).decision == decision
 
 
 async def test_no_approval_lifts_what_is_forbidden() -> None:
     plan = plan_of("service.delete", {"service": "checkout", "environment": "production"})
     approvals = approved_by("bob", "carol").approvals
-    verdict = await verdict_on(plan.model_copy(update={"approvals": approvals}))
+    approved = plan.model_copy(update={"approvals": approvals})
+    verdict = await verdict_on(approved, await where_router_took(approved))
     assert (verdict.decision, verdict.obligations) == ("denied", ())
 
 
 async def test_each_evaluation_of_a_plan_has_a_verdict_of_its_own() -> None:
-    services = fake_services(policies=POLICIES)
+    services = await where_router_took(approved_by("bob", "carol"))
     decisions = []
     for plan in (DELETE, approved_by("bob", "carol"), DELETE):
         message = message_with(plan, name=f"evaluation {plan.evaluation}")
@@ -242,3 +295,124 @@ async def test_each_evaluation_of_a_plan_has_a_verdict_of_its_own() -> None:
         for evaluation in (1, 2)
     ]
     assert [each and each.plan_hash for each in permits] == [None, DELETE.plan_hash]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"approval": None}, id="nobody was asked"),
+        pytest.param({"plan": None}, id="it has no plan"),
+        pytest.param({"plan": restart("staging")}, id="the approvals are another plan's"),
+        pytest.param({"requester": "bob"}, id="somebody else asked for it"),
+        pytest.param({"tenant": "shop"}, id="for another tenant"),
+        pytest.param(
+            {"plan": DELETE.replace(groups=("sre",))}, id="for a requester of other groups"
+        ),
+        pytest.param(
+            {
+                "approval": ApprovalRequest(
+                    evaluation=1, obligations=(), approvals=(), expires_at=None
+                )
+            },
+            id="nobody has approved yet",
+        ),
+    ],
+)
+async def test_approvals_that_the_router_has_not_taken_are_no_approvals(
+    changes: dict[str, Any],
+) -> None:
+    forged = approved_by("bob", "carol")
+    services = await where_router_took(forged, **changes)
+    with pytest.raises(RefusedMessageError, match="approved by bob, carol; the router has not"):
+        await verdict_on(forged, services)
+    assert (await services.ledger.recorded_verdict(lane="", plan_id=test_id("message"))) is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"evaluation": 1}, {"approvals": ()}, {"evaluation": 2}, {"evaluation": 99}]
+)
+async def test_without_a_run_there_are_no_approvals_and_no_second_evaluation(
+    changes: dict[str, Any],
+) -> None:
+    with pytest.raises(RefusedMessageError, match="Approve with a signed command"):
+        await verdict_on(approved_by("bob", "carol").replace(**changes))
+
+
+async def test_one_forged_approval_among_true_ones_is_refused() -> None:
+    true = approved_by("bob")
+    forged = approved_by("bob", "carol")
+    with pytest.raises(RefusedMessageError):
+        await verdict_on(forged, await where_router_took(true))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"cost": CostEstimate()}, "'only' is said to cost 0 US dollars; by the catalogue"),
+        ({"timeout": 86_400.0}, "attempts of 86400 s; the catalogue allows service.restart 4 of"),
+        ({"retry": RetryPolicy(max_attempts=20)}, "would take 20 attempts"),
+    ],
+)
+async def test_a_plan_that_plays_its_costs_and_limits_down_is_no_plan(
+    changes: dict[str, Any], complaint: str
+) -> None:
+    target = {"service": "checkout", "environment": "staging"}
+    with pytest.raises(PermanentError, match=complaint) as caught:
+        await verdict_on(plan_of("service.restart", target, **changes))
+    assert caught.value.code == "invalid_plan"
+
+
+async def test_the_cost_of_a_plan_is_that_of_its_steps() -> None:
+    plan = restart("staging")
+    with pytest.raises(PermanentError, match="not the sum of its steps"):
+        await verdict_on(plan.replace(cost=CostEstimate()))
+
+
+async def test_a_price_that_has_fallen_since_is_no_reason_to_plan_again() -> None:
+    dearer = CostEstimate(
+        api_calls=SERVICES.catalogue.actions["service.restart"].cost.api_calls + 1,
+        compute_hours=SERVICES.catalogue.actions["service.restart"].cost.compute_hours,
+    )
+    target = {"service": "checkout", "environment": "staging"}
+    verdict = await verdict_on(plan_of("service.restart", target, cost=dearer))
+    assert verdict.decision == "approved"
+
+
+@pytest.mark.parametrize(
+    "name", ["anonymous", "Anonymous", "ＡＮＯＮＹＭＯＵＳ", "anony\u200bmous "]
+)
+async def test_nobody_stays_nobody_however_it_is_written(name: str) -> None:
+    plan = restart("production").replace(requester=name)
+    verdict = await verdict_on(plan)
+    assert verdict.decision == "denied"
+    assert [reason.policy for reason in verdict.reasons] == ["production.known-requester"]
+
+
+def chain(*waits: tuple[str, tuple[str, ...]], text: str = "x") -> Plan:
+    """A plan of messages, each with the steps that it waits for."""
+    one = plan_of("notify.send", {"channel": "#a", "text": text}).steps[0]
+    return plan_with(*(one.replace(step_id=step_id, depends_on=names) for step_id, names in waits))
+
+
+@pytest.mark.parametrize(
+    ("plan", "complaint"),
+    [
+        (chain(("a", ("a",))), "step 'a' waits for 'a', which does not come before it"),
+        (chain(("a", ("b",)), ("b", ("a",))), "step 'a' waits for 'b', which does not come"),
+        (chain(("a", ("gone",))), "step 'a' waits for 'gone', which does not come before it"),
+        (chain(("a", ()), ("a", ())), "two steps are 'a'"),
+        (
+            chain(("a", ()), ("b", ()), text="${steps.a.output.x}"),
+            "step 'b' refers to .* and does not wait for it",
+        ),
+    ],
+)
+async def test_a_plan_that_would_never_end_is_no_plan(plan: Plan, complaint: str) -> None:
+    with pytest.raises(PermanentError, match=complaint) as caught:
+        await verdict_on(plan)
+    assert caught.value.code == "invalid_plan"
+
+
+async def test_steps_that_wait_for_earlier_ones_are_judged() -> None:
+    verdict = await verdict_on(chain(("a", ()), ("b", ("a",)), ("c", ("a", "b"))))
+    assert verdict.decision == "approved"

@@ -55,6 +55,10 @@ class MemoryLedger:
             self._outbox[row.row_id] = (event.run, self._clock.now(), row)
         return self._rows_of(event.run)
 
+    async def run(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
+        """See :meth:`agents.runtime.ports.Ledger.run`."""
+        return self._runs.get((lane, correlation_id))
+
     async def mark_sent(self, row_ids: Sequence[int]) -> None:
         """See :meth:`agents.runtime.ports.Ledger.mark_sent`."""
         for row_id in row_ids:
@@ -111,7 +115,8 @@ class MemoryLedger:
         if verdict.decision != "approved":
             return None
         is_stopped = run is not None and (not run.is_open or run.status == "cancelling")
-        return Approval(verdict.plan_hash, is_stopped)
+        steps = [step.model_dump(mode="json") for step in verdict.plan.steps]
+        return Approval(verdict.plan_hash, is_stopped, steps)
 
     async def claim_effect(
         self, message: AgentMessage[Step], *, owner: str, lease_until: datetime, now: datetime

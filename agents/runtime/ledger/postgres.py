@@ -99,6 +99,10 @@ class PostgresLedger:
         """See :meth:`agents.runtime.ports.Ledger.advance`."""
         return await self._advances.submit(Event(lane, correlation_id, event_id, decide))
 
+    async def run(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
+        """See :meth:`agents.runtime.ports.Ledger.run`."""
+        return await self._runs.find(lane=lane, correlation_id=correlation_id)
+
     async def mark_sent(self, row_ids: Sequence[int]) -> None:
         """Forget rows with the next batch, or in a moment; the answer does not wait for it."""
         self._sent.update(row_ids)

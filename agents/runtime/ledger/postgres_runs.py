@@ -36,6 +36,7 @@ class _Queries:
     open_runs: bytes
     outbox_of_runs: bytes
     refuse_events: bytes
+    run: bytes
     seen_events: bytes
     unsent: bytes
     update_runs: bytes
@@ -88,6 +89,11 @@ class RunStore:
         """Rows written before ``older_than``, in the order of writing, but not ``besides``."""
         rows = await self._database.fetch(_SQL.unsent, (lane, older_than, limit))
         return [_outbox_row(row_id, j) for row_id, j in rows if row_id not in besides]
+
+    async def find(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
+        """One run, if there is one."""
+        rows = await self._database.fetch(_SQL.run, (lane, correlation_id))
+        return _run(rows[0]) if rows else None
 
     async def due(self, *, lane: str, now: datetime, limit: int) -> list[RunRecord]:
         """Open runs whose time has come, earliest first."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from pydantic_core import from_json
+
 from agents.runtime.database import ConflictError, Connection, Database
 from agents.runtime.ledger.columns import columns
 from agents.runtime.ledger.messages import decode_message
@@ -75,7 +77,11 @@ class VerdictStore:
     async def approvals(self, keys: Sequence[ApprovalKey]) -> list[Approval | None]:
         """What approved verdicts allow, ``None`` where there is none."""
         rows = await self._database.fetch(_SQL.approvals, columns(set(keys), 3))
-        found = {tuple(row[:3]): Approval(row[3], row[4]) for row in rows}
+        found = {
+            # Only what executors compare is read: a whole verdict takes many times as long.
+            tuple(row[:3]): Approval(row[3], row[4], from_json(row[5])["payload"]["plan"]["steps"])
+            for row in rows
+        }
         return [found.get(key) for key in keys]
 
 

@@ -22,6 +22,11 @@ JOIN ledger.runs AS run USING (lane, correlation_id)
 ORDER BY run.lane, run.correlation_id
 FOR UPDATE OF run;
 
+-- name: run
+SELECT lane, correlation_id, version, status, is_open, document, next_wakeup
+FROM ledger.runs
+WHERE lane = %s AND correlation_id = %s;
+
 -- name: outbox_of_runs
 -- Asked when the runs are locked, so nobody is adding rows meanwhile.
 SELECT held.row_id, held.lane, held.correlation_id, held.message

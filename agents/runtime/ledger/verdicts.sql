@@ -15,7 +15,7 @@ JOIN ledger.verdicts AS recorded USING (lane, plan_id);
 
 -- name: approvals
 SELECT recorded.lane, recorded.correlation_id, recorded.plan_id, recorded.plan_hash,
-    coalesce(run.status = 'cancelling' OR NOT run.is_open, false)
+    coalesce(run.status = 'cancelling' OR NOT run.is_open, false), recorded.message
 FROM unnest(%b::text[], %b::uuid[], %b::uuid[]) AS wanted (lane, correlation_id, plan_id)
 JOIN ledger.verdicts AS recorded USING (lane, plan_id, correlation_id)
 LEFT JOIN ledger.runs AS run USING (lane, correlation_id)

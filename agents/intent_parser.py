@@ -40,6 +40,7 @@ async def parse(request: ExecutionRequest, ctx: Context) -> Intent | Outcome:
             requester=requester,
             groups=request.requester.groups,
             steps=request.plan,
+            on_failure=request.on_failure,
             parser="plan",
         )
     text = request.text or ""  # a request without a plan has one
@@ -60,6 +61,7 @@ async def parse(request: ExecutionRequest, ctx: Context) -> Intent | Outcome:
         requester=requester,
         groups=request.requester.groups,
         actions=tuple(understood),
+        on_failure=request.on_failure,
         parser="rules",
     )
 

@@ -7,13 +7,19 @@ from being a plan.
 from typing import Final
 
 from agents.planning.checking import find_problems, in_order, prerequisites
+from agents.planning.compensating import compensations
 from agents.planning.drafting import draft
 from agents.runtime.catalogue import Catalogue, UnknownActionError
 from agents.runtime.context import Context
 from agents.runtime.roles import role
 from schemas import CostEstimate, Intent, Outcome, Plan, PlannedStep, PlanStep, hash_plan
+from schemas.plan import OnFailure
 
 _LONGEST_REASON: Final = 8_000
+_NOTHING_TO_UNDO: Final = (
+    "a failure is to be compensated, but the catalogue says of none of its actions what undoes it; "
+    "declare a compensation, or let on_failure be stop or continue"
+)
 
 
 @role("planner")
@@ -30,19 +36,33 @@ async def plan(intent: Intent, ctx: Context) -> Plan | Outcome:
         return _refusal(intent, [str(problem) for problem in problems])
     ordered = in_order(drafted)
     position = {step.step_id: at for at, step in enumerate(ordered)}
-    steps = tuple(_complete(step, position, ctx.catalogue) for step in ordered)
+    steps = [_complete(step, position, intent.on_failure, ctx.catalogue) for step in ordered]
+    undoing: list[PlanStep] = []
+    if any(step.on_failure == "compensate" for step in steps):
+        undone, problems = compensations(steps, ctx.catalogue)
+        if problems:
+            return _refusal(intent, [str(problem) for problem in problems])
+        if not undone:
+            return _refusal(intent, [_NOTHING_TO_UNDO])
+        undoing = [
+            _complete(undo, position, "stop", ctx.catalogue).replace(compensates=step_id)
+            for step_id, undo in undone
+        ]
+    every = (*steps, *undoing)
     return Plan(
         request_id=intent.request_id,
         title=intent.title,
         requester=intent.requester,
         groups=intent.groups,
-        steps=steps,
+        steps=every,
         cost=sum((step.cost for step in steps), CostEstimate()),
-        plan_hash=hash_plan(steps, lane=ctx.lane, correlation_id=ctx.correlation_id),
+        plan_hash=hash_plan(every, lane=ctx.lane, correlation_id=ctx.correlation_id),
     )
 
 
-def _complete(step: PlannedStep, position: dict[str, int], catalogue: Catalogue) -> PlanStep:
+def _complete(
+    step: PlannedStep, position: dict[str, int], on_failure: OnFailure, catalogue: Catalogue
+) -> PlanStep:
     spec = catalogue.action(step.action)
     return PlanStep(
         step_id=step.step_id,
@@ -55,6 +75,7 @@ def _complete(step: PlannedStep, position: dict[str, int], catalogue: Catalogue)
         timeout=spec.timeout,
         retry=spec.retry,
         cost=spec.cost,
+        on_failure=step.on_failure or on_failure,
     )
 
 

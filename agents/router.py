@@ -18,8 +18,9 @@ import structlog
 from pydantic import ValidationError
 
 from agents.routing.deadlines import Limits, next_wakeup
-from agents.routing.machine import BrokerLost, Event, GivenUp, Wakeup, react
-from agents.routing.progress import Moved, next_version
+from agents.routing.events import BrokerLost, Event, GivenUp, Moved, Wakeup
+from agents.routing.machine import react
+from agents.routing.progress import next_version
 from agents.routing.run import Run
 from agents.routing.spending import account, left_over
 from agents.runtime import Context, InfrastructureError, Services, role

@@ -27,7 +27,16 @@ Effect = Literal["read", "idempotent", "effect"]
 
 Risk = Literal["low", "medium", "high"]
 
+OnFailure = Literal["stop", "continue", "compensate"]
+"""What becomes of an execution when a step has failed for good.
+
+``stop``: nothing more begins. ``continue``: steps go on that need nothing of what it would have put
+out, and the execution can still succeed. ``compensate``: nothing more begins, and what was done is
+undone. An effect in doubt stops everything, whatever a step says.
+"""
+
 MAX_STEPS: Final = 500
+"""Steps of a request; a plan has as many compensations on top."""
 
 
 class RetryPolicy(Model):
@@ -73,6 +82,8 @@ class PlannedStep(Model):
     parameters: JsonObject = Field(default_factory=dict)
     """Typed values; a string may refer to an earlier output: ``${steps.check.output.version}``."""
     depends_on: tuple[StepId, ...] = ()
+    on_failure: OnFailure | None = None
+    """Where it is not what the request says for all steps."""
 
 
 class PlanStep(PlannedStep):
@@ -85,6 +96,9 @@ class PlanStep(PlannedStep):
     """Seconds that one attempt may take."""
     retry: RetryPolicy
     cost: CostEstimate
+    on_failure: OnFailure = "stop"
+    compensates: StepId | None = None
+    """The step that this one undoes; it begins only when the execution is being compensated."""
 
 
 class IntendedAction(Model):
@@ -104,7 +118,7 @@ class Intent(Payload):
     brought its own plan.
     """
 
-    schema_version: ClassVar[int] = 2
+    schema_version: ClassVar[int] = 3
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
@@ -135,6 +149,8 @@ class Intent(Payload):
     """The requester's groups, as far as the intake topic's ACL can be trusted to say."""
     actions: tuple[IntendedAction, ...] = ()
     steps: Annotated[tuple[PlannedStep, ...], Field(max_length=MAX_STEPS)] = ()
+    on_failure: OnFailure = "stop"
+    """For steps that do not say."""
     parser: Literal["rules", "plan", "model"]
     """Who understood it."""
 
@@ -142,7 +158,7 @@ class Intent(Payload):
 class Plan(Payload):
     """The steps of an execution as a directed acyclic graph, bound by ``plan_hash``."""
 
-    schema_version: ClassVar[int] = 2
+    schema_version: ClassVar[int] = 3
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
@@ -176,20 +192,26 @@ class Plan(Payload):
     requester: Name
     groups: tuple[Name, ...] = ()
     """The requester's groups."""
-    steps: Annotated[tuple[PlanStep, ...], Field(min_length=1, max_length=MAX_STEPS)]
+    steps: Annotated[tuple[PlanStep, ...], Field(min_length=1, max_length=2 * MAX_STEPS)]
+    """Compensations come last."""
     cost: CostEstimate
+    """What is expected: each step once, without compensations."""
     plan_hash: Sha256
     evaluation: Annotated[int, Field(ge=1)] = 1
     """Rises each time the router sends the plan back to be judged again."""
     approvals: tuple[Approval, ...] = ()
     """Who has approved it so far, as the router found; the hash does not cover them."""
+    finished: tuple[StepId, ...] = ()
+    """The steps that an earlier run has done and that are not run again, where the plan is judged
+    for a retry."""
 
 
 def hash_plan(steps: tuple[PlanStep, ...], *, lane: str, correlation_id: UUID) -> str:
     """The digest that a verdict approves.
 
-    It covers what will happen (actions, parameters with their references, order), not what it is
-    expected to cost. It holds for one execution in one lane.
+    It covers what will happen (actions, parameters with their references, order, what a failure
+    leads to, compensations), not what it is expected to cost. It holds for one execution in one
+    lane.
     """
     body: dict[str, JsonValue] = {
         "lane": lane,
@@ -202,11 +224,22 @@ def hash_plan(steps: tuple[PlanStep, ...], *, lane: str, correlation_id: UUID) -
                 "depends_on": [*sorted(step.depends_on)],
                 "executor": step.executor,
                 "effect": step.effect,
+                **_of_failure(step),
             }
             for step in steps
         ],
     }
     return sha256_of(body)
+
+
+def _of_failure(step: PlanStep) -> dict[str, JsonValue]:
+    """What a step says of failures; a plan that says nothing keeps the hash it always had."""
+    says: dict[str, JsonValue] = {}
+    if step.on_failure != "stop":
+        says["on_failure"] = step.on_failure
+    if step.compensates is not None:
+        says["compensates"] = step.compensates
+    return says
 
 
 __all__ = [
@@ -216,6 +249,7 @@ __all__ = [
     "IntendedAction",
     "Intent",
     "Lane",
+    "OnFailure",
     "Plan",
     "PlanStep",
     "PlannedStep",

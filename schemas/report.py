@@ -20,10 +20,14 @@ class TimelineEntry(Model):
     started_at: UtcDatetime | None
     finished_at: UtcDatetime | None
     summary: Text
+    compensates: StepId | None = None
+    """The step that it undid, or was to undo."""
 
 
 class ExecutionReport(Payload):
     """Summary, timeline, outputs and cost of one run of an execution."""
+
+    schema_version: ClassVar[int] = 2
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={

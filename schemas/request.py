@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from schemas.base import JsonObject, Model, Name, Payload, Tenant, Text
-from schemas.plan import PlannedStep
+from schemas.plan import MAX_STEPS, OnFailure, PlannedStep
 
 ANONYMOUS: Final = "anonymous"
 """Who asks where a request does not say."""
@@ -23,6 +23,8 @@ class ExecutionRequest(Payload):
 
     At least one of ``text`` and ``plan`` is given; with a plan, the text is its title.
     """
+
+    schema_version: ClassVar[int] = 2
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={
@@ -52,7 +54,11 @@ class ExecutionRequest(Payload):
     )
 
     text: Text | None = None
-    plan: Annotated[tuple[PlannedStep, ...], Field(min_length=1, max_length=500)] | None = None
+    plan: Annotated[tuple[PlannedStep, ...], Field(min_length=1, max_length=MAX_STEPS)] | None = (
+        None
+    )
+    on_failure: OnFailure = "stop"
+    """What a failed step leads to, where the step does not say."""
     requester: Requester = Requester()
     tenant: Tenant = "default"
     context: JsonObject = Field(default_factory=dict)

@@ -78,6 +78,8 @@ class StepState(Model):
     failure: Failure | None = None
     started_at: UtcDatetime | None = None
     finished_at: UtcDatetime | None = None
+    compensates: StepId | None = None
+    """The step that it undoes."""
 
 
 class Judgement(Model):
@@ -109,7 +111,7 @@ class Judgement(Model):
 class ExecutionState(Payload):
     """One version of an execution's state; readers keep the highest version."""
 
-    schema_version: ClassVar[int] = 2
+    schema_version: ClassVar[int] = 3
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={

@@ -26,7 +26,7 @@ class Reason(Model):
 class Verdict(Payload):
     """The decision on one plan, bound to its hash; it carries the plan that it judges."""
 
-    schema_version: ClassVar[int] = 2
+    schema_version: ClassVar[int] = 3
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         json_schema_extra={

@@ -41,7 +41,7 @@ def ask(run: Run, verdict: Verdict, now: datetime) -> Considered:
 
     Approvals may have come while the plan was being judged, so the verdict has not seen them all.
     """
-    given = () if run.approval is None else run.approval.approvals
+    given = verdict.plan.approvals if run.approval is None else run.approval.approvals
     within = min(obligation.expires_after for obligation in verdict.obligations)
     request = ApprovalRequest(
         evaluation=verdict.plan.evaluation,
@@ -57,19 +57,18 @@ def ask(run: Run, verdict: Verdict, now: datetime) -> Considered:
 
 
 def is_expected(run: Run, verdict: Verdict) -> bool:
-    """Whether ``verdict`` is the one that the run had asked for when it was approved."""
-    request = _request_being_judged(run)
+    """Whether ``verdict`` is the one that the run has asked for."""
+    asked = _evaluation_asked_for(run)
     return (
-        request is not None
+        asked is not None
         and run.plan is not None
-        and (verdict.plan.evaluation, verdict.plan_hash) == (request.evaluation, run.plan.plan_hash)
+        and (verdict.plan.evaluation, verdict.plan_hash) == (asked, run.plan.plan_hash)
     )
 
 
 def has_failed_in_judgement(run: Run, evaluation: int) -> bool:
     """Whether the failure of this evaluation leaves the run without anybody to judge it."""
-    request = _request_being_judged(run)
-    return request is not None and request.evaluation == evaluation
+    return _evaluation_asked_for(run) == evaluation
 
 
 def consider(run: Run, command: Command, issuer: Issuer, now: datetime) -> Considered | Refusal:
@@ -177,10 +176,13 @@ def _reject(run: Run, command: Command, issuer: Issuer) -> Considered:
     return Considered(run.moved(ExecutionStatus.DENIED, code="rejected", reason=reason))
 
 
-def _request_being_judged(run: Run) -> ApprovalRequest | None:
+def _evaluation_asked_for(run: Run) -> int | None:
+    """Which evaluation of its plan the run waits for, if it waits for the safety checker."""
+    if run.status is ExecutionStatus.PLANNED and run.plan is not None:
+        return run.plan.evaluation
     if run.status is not ExecutionStatus.NEEDS_APPROVAL or run.approval is None:
         return None
-    return None if run.approval.is_waiting else run.approval
+    return None if run.approval.is_waiting else run.approval.evaluation
 
 
 def _judge_again_if_met(run: Run) -> Considered:

@@ -1,5 +1,7 @@
 """What the router remembers of an execution."""
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from schemas import (
     Judgement,
     Model,
     Plan,
+    PlanStep,
     StepState,
 )
 from schemas.base import Code, Name, StepId, Tenant, Text, Usd, UtcDatetime
@@ -41,6 +44,11 @@ class Run(Model):
     plan: Plan | None = None
     plan_id: UUID | None = None
     steps: tuple[StepState, ...] = ()
+    """In the plan's order; when the run is compensated, what is to be undone follows in its own."""
+    completed: tuple[StepId, ...] = ()
+    """Steps that can be undone, in the order in which they were done."""
+    done_anyway: tuple[StepId, ...] = ()
+    """Steps that count as failed although they were done, since their results could not be kept."""
     retry_at: dict[StepId, UtcDatetime] = Field(default_factory=dict)
     """When steps that wait for another attempt are due."""
     asked_again_at: dict[StepId, UtcDatetime] = Field(default_factory=dict)
@@ -54,12 +62,19 @@ class Run(Model):
     cause: UUID
     """The message that last changed the run; what a timer brings about is caused by it too."""
     started_at: UtcDatetime
+    retried_at: UtcDatetime | None = None
+    """When this run was asked for, where it is not the first."""
     updated_at: UtcDatetime
 
     @property
     def is_open(self) -> bool:
         """Whether the run has not ended."""
         return self.status is None or not self.status.is_terminal
+
+    @property
+    def begun_at(self) -> datetime:
+        """Since when the time counts that an execution may take."""
+        return self.retried_at or self.started_at
 
     @property
     def outputs(self) -> dict[str, JsonObject]:
@@ -69,6 +84,24 @@ class Run(Model):
     def step(self, step_id: str) -> StepState | None:
         """The state of one step."""
         return next((step for step in self.steps if step.step_id == step_id), None)
+
+    def planned(self, step_id: str) -> PlanStep:
+        """What the plan says of one step.
+
+        Raises:
+            ValueError: The plan has no such step.
+        """
+        for step in () if self.plan is None else self.plan.steps:
+            if step.step_id == step_id:
+                return step
+        raise ValueError(f"the plan has no step {step_id}")
+
+    def in_pairs(self) -> Iterator[tuple[PlanStep, StepState]]:
+        """Each step with what the plan says of it."""
+        if self.plan is not None:
+            for planned, step in zip(self.plan.steps, self.steps, strict=False):
+                is_in_order = step.compensates is None
+                yield planned if is_in_order else self.planned(step.step_id), step
 
     def with_step(self, changed: StepState) -> "Run":
         """The run with one step replaced."""

@@ -9,8 +9,7 @@ belongs to another request, settles for nothing.
 from dataclasses import replace
 from decimal import Decimal
 
-from agents.routing.machine import Event, GivenUp
-from agents.routing.progress import Moved
+from agents.routing.events import Event, GivenUp, Moved
 from agents.routing.run import Run
 from agents.runtime.budgets import Settlement
 from schemas import AgentMessage, CostEstimate, Verdict
@@ -21,10 +20,9 @@ def account(moved: Moved, event: Event) -> tuple[Moved, Settlement | None]:
     run, verdict = moved.run, _reserving(event)
     if verdict is not None and run.spent_before is None and _is_of(run, verdict):
         run = run.replace(spent_before=_cost_of(run))
-    if moved.dispatch and run.plan is not None and run.plan.cost.total:
-        costs = {step.step_id: step.cost for step in run.plan.steps}
-        started = (costs[step.step_id] for step in moved.dispatch)
-        run = run.replace(spent=sum(started, run.spent or CostEstimate()))
+    costs = [run.planned(step.step_id).cost for step in moved.dispatch]
+    if any(cost.total for cost in costs):
+        run = run.replace(spent=sum(costs, run.spent or CostEstimate()))
     settlement = left_over(run, event)
     if not run.is_open and run.spent_before is not None and run.plan is not None:
         settlement = Settlement(run.plan.plan_hash, _cost_of(run) - run.spent_before)

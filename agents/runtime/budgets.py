@@ -1,9 +1,9 @@
 """Budgets: what a tenant may spend, and the rules by which plans draw on it; pure.
 
 When its verdict is written, a plan reserves what it may cost at most: each step as often as its
-retry policy lets it be tried. When its run ends, however it ends, the reservation is released and
-what the attempts have cost is spent. So ``spent + reserved`` of a period never passes the cap that
-stood when the reservation was made.
+retry policy lets it be tried, compensations included. When its run ends, however it ends, the
+reservation is released and what the attempts have cost is spent. So ``spent + reserved`` of a
+period never passes the cap that stood when the reservation was made.
 
 A reservation belongs to one plan of one execution, and draws on the day and the month, in UTC, in
 which it was made, also where its run ends in the next. Who has no budget has no limit, and nothing
@@ -224,8 +224,12 @@ def may_run(verdict: Verdict) -> bool:
 
 
 def most_of(plan: Plan) -> Decimal:
-    """What a run of ``plan`` may cost at most: each step tried as often as it may be."""
-    return sum((step.cost.total * step.retry.max_attempts for step in plan.steps), Decimal(0))
+    """What a run of ``plan`` may cost at most: each step tried as often as it may be.
+
+    What an earlier run has done is not done again; it may still be undone.
+    """
+    steps = (step for step in plan.steps if step.step_id not in plan.finished)
+    return sum((step.cost.total * step.retry.max_attempts for step in steps), Decimal(0))
 
 
 def period_of(per: Per, moment: datetime) -> str | None:

@@ -12,8 +12,8 @@ from support.approvals import HASH, ONE, PLAN, REQUEST, TWO, command, verdict
 
 from agents.routing.approvals import describe, describe_all
 from agents.routing.deadlines import Limits, next_wakeup
-from agents.routing.machine import BrokerLost, GivenUp, Wakeup, react
-from agents.routing.progress import Moved
+from agents.routing.events import BrokerLost, GivenUp, Moved, Wakeup
+from agents.routing.machine import react
 from agents.routing.run import Run
 from agents.runtime.ports import Refusal
 from agents.runtime.principals import Issuer

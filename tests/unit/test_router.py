@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agents import router
-from agents.routing.machine import GivenUp, Wakeup, react
+from agents.routing.events import GivenUp, Wakeup
+from agents.routing.machine import react
 from agents.runtime import spec_of
 from agents.runtime.codec import encode
 from agents.runtime.context import Services

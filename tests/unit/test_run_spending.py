@@ -12,7 +12,7 @@ from support.ledgers import NOON, SettableClock, envelope
 
 from agents.router import decide
 from agents.routing.deadlines import Limits
-from agents.routing.machine import BrokerLost, Event, GivenUp, Wakeup
+from agents.routing.events import BrokerLost, Event, GivenUp, Wakeup
 from agents.runtime.errors import RefusedMessageError
 from agents.runtime.ledger.memory import MemoryLedger
 from agents.runtime.principals import Issuer

@@ -7,6 +7,7 @@ from agents.runtime.catalogue.actions import (
     catalogue_schema,
     settings_context,
 )
+from agents.runtime.catalogue.compensation import parameters_for
 from agents.runtime.catalogue.connections import (
     Connection,
     McpEndpoint,
@@ -17,6 +18,7 @@ from agents.runtime.catalogue.connections import (
 from agents.runtime.catalogue.entries import (
     ENVIRONMENT,
     ActionDeclaration,
+    CompensationDeclaration,
     Environment,
     OutputSpec,
     Phrase,
@@ -34,6 +36,7 @@ __all__ = [
     "ActionDeclaration",
     "ActionSpec",
     "Catalogue",
+    "CompensationDeclaration",
     "Connection",
     "Environment",
     "McpEndpoint",
@@ -51,5 +54,6 @@ __all__ = [
     "catalogue_schema",
     "load_catalogue",
     "load_prices",
+    "parameters_for",
     "settings_context",
 ]

@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from agents.runtime.catalogue.actions import settings_context
+from agents.runtime.catalogue.compensation_checks import check_compensation
 from agents.runtime.catalogue.connections import Connection
 from agents.runtime.catalogue.entries import ENVIRONMENT, ActionDeclaration, CatalogueFile
 from agents.runtime.catalogue.parameters import TEXT_HINTS, ParameterSpec, ValueType
@@ -63,6 +64,7 @@ class Checks:
             self._names_are_unambiguous(things, ("entities", kind))
         for action_id, action in declared.actions.items():
             self._action(action, declared.connections, ("actions", action_id))
+            self._compensation(action, declared.actions, ("actions", action_id, "compensation"))
 
     def _names_are_unambiguous(
         self, things: Mapping[str, tuple[str, ...]], path: Path, aliases_in: Path = ()
@@ -135,6 +137,18 @@ class Checks:
             model.model_validate_json(json.dumps(action.settings), strict=True, context=context)
         except ValidationError as error:
             self._document.report_invalid(error, model, (*path, "with"))
+
+    def _compensation(
+        self, action: ActionDeclaration, actions: Mapping[str, ActionDeclaration], path: Path
+    ) -> None:
+        if action.compensation is None:
+            return
+        if action.effect == "read":
+            self._report(path, "an action that only reads has nothing to undo", "none")
+        undo = action.compensation.action
+        self._known("action", undo, self._document.keys("actions"), (*path, "action"))
+        if undo in actions:
+            check_compensation(action, actions[undo], path, self._report)
 
     def _parameter(self, spec: ParameterSpec, path: Path) -> None:
         for field, types in _ONLY_FOR.items():

@@ -113,6 +113,16 @@ class _AsRetryPolicy:
         return handler(RetryDeclaration.__pydantic_core_schema__)
 
 
+class CompensationDeclaration(Declaration):
+    """What undoes an action."""
+
+    action: ActionName
+    """The action that does it"""
+    parameters: JsonObject = Field(default_factory=dict)
+    """Its parameters; ${parameters.NAME} and ${output.NAME} stand for what the step that is undone
+    was given and has put out"""
+
+
 class ActionDeclaration(Declaration):
     """What an executor can do: an entry of the section ``actions``."""
 
@@ -151,6 +161,8 @@ class ActionDeclaration(Declaration):
     """The only tenants that may run it; all where this is not given"""
     outputs: dict[Identifier, OutputSpec] = Field(default_factory=dict)
     """What a step puts out, for later steps to refer to"""
+    compensation: CompensationDeclaration | None = None
+    """What undoes it, where a plan says that a failure is compensated"""
 
 
 class CatalogueFile(Declaration):

@@ -21,6 +21,7 @@ from agents.routing.deadlines import Limits, next_wakeup
 from agents.routing.events import BrokerLost, Event, GivenUp, Moved, Wakeup
 from agents.routing.machine import react
 from agents.routing.progress import next_version
+from agents.routing.recent import RecentRuns
 from agents.routing.run import Run
 from agents.routing.spending import account, left_over
 from agents.runtime import Context, InfrastructureError, Services, role
@@ -47,6 +48,7 @@ ROLE = "router"
 _log = structlog.get_logger(__name__)
 _PAGE = 200
 _sweep = HourlySweep()
+_recent = RecentRuns()
 _stuck: dict[UUID, int] = {}
 """Runs that could neither be moved nor ended, by version: not tried again in this process."""
 
@@ -229,7 +231,7 @@ def decide(
 
     A refused command is no dead letter: whoever issued it gets an answer, as for any other.
     """
-    run = None if record is None else Run.model_validate_json(record.document)
+    run = None if record is None else _recent.read(lane, correlation_id, record.document)
     # Retries of steps that failed together are spread by the event's own id, not by chance, so
     # that the same events always give the same decisions.
     jitter = (event_id.int & 0xFFFF) / 0xFFFF
@@ -274,7 +276,7 @@ def _as_record(run: Run, lane: str, correlation_id: UUID, limits: Limits) -> Run
         version=run.version,
         status=run.status.value if run.status is not None else "new",
         is_open=run.is_open,
-        document=run.model_dump_json().encode(),
+        document=_recent.write(lane, correlation_id, run),
         next_wakeup=next_wakeup(run, limits),
     )
 

@@ -134,6 +134,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 """A stable, machine-readable reason; see :data:`agents.runtime.errors.ErrorCode`."""
 
+
 class _InUtc:
     """How pydantic reads a :data:`UtcDatetime`.
 

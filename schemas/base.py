@@ -15,12 +15,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     JsonValue,
     PlainSerializer,
     StringConstraints,
     ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
@@ -167,17 +167,31 @@ UtcDatetime = Annotated[datetime, _InUtc]
 """A moment with a time zone, kept in UTC."""
 
 
-def _nothing_is_known(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Zero, which most amounts are, at a third of what it takes to check a decimal's digits."""
-    return _NOTHING if value == "0" else validate(value)
+class _OftenZero:
+    """How pydantic reads an amount: most are zero, and checking the digits of a decimal is dear."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        amount = handler(source)
+        # What is wrapped counts as Python's where JSON is read strictly, as it is of declarations.
+        return core_schema.lax_or_strict_schema(
+            lax_schema=core_schema.no_info_wrap_validator_function(_amount, amount),
+            strict_schema=amount,
+        )
 
 
-_NOTHING: Final = Decimal(0)
+def _amount(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return _ZERO if value == "0" else validate(value)
+
+
+_ZERO: Final = Decimal(0)
 
 Usd = Annotated[
     Decimal,
     Field(ge=0, max_digits=18, decimal_places=6),
-    WrapValidator(_nothing_is_known),
+    _OftenZero,
     PlainSerializer(str, return_type=str, when_used="json"),
 ]
 """An amount of US dollars, exact to a millionth."""

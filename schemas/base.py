@@ -19,8 +19,6 @@ from pydantic import (
     JsonValue,
     PlainSerializer,
     StringConstraints,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
 
 #: The lane of production. Other lanes are a prefix that ends in a dot, such as ``canary.``.
@@ -135,18 +133,9 @@ Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 """A moment with a time zone, kept in UTC."""
 
-
-def _nothing_is_known(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Zero, which most amounts are, at a third of what it takes to check a decimal's digits."""
-    return _NOTHING if value == "0" else validate(value)
-
-
-_NOTHING: Final = Decimal(0)
-
 Usd = Annotated[
     Decimal,
     Field(ge=0, max_digits=18, decimal_places=6),
-    WrapValidator(_nothing_is_known),
     PlainSerializer(str, return_type=str, when_used="json"),
 ]
 """An amount of US dollars, exact to a millionth."""

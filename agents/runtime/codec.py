@@ -27,7 +27,9 @@ def decode(record: Record, payload: type[Payload], *, lane: str) -> AgentMessage
     if record.value is None:
         raise InvalidMessageError("the record has no value (a tombstone)")
     try:
-        message = envelope_type(payload).model_validate_json(record.value)
+        message: AgentMessage[Any] = envelope_type(payload).__pydantic_validator__.validate_json(
+            record.value
+        )
     except ValidationError as error:
         raise invalid(error) from None
     if message.message_type != payload.__name__:

@@ -94,14 +94,14 @@ class ReadModel:
             self._add_step(step)
 
     def _add_execution(self, delta: ExecutionDelta) -> None:
-        known = self.executions.get(delta.correlation_id)
-        self.executions[delta.correlation_id] = (
-            delta if known is None else merge_executions(known, delta)
-        )
+        known = self.executions.setdefault(delta.correlation_id, delta)
+        if known is not delta:
+            self.executions[delta.correlation_id] = merge_executions(known, delta)
 
     def _add_step(self, delta: StepDelta) -> None:
-        known = self.steps.get(delta.key)
-        self.steps[delta.key] = delta if known is None else merge_steps(known, delta)
+        known = self.steps.setdefault(delta.key, delta)
+        if known is not delta:
+            self.steps[delta.key] = merge_steps(known, delta)
 
 
 def fold(messages: Iterable[AgentMessage[Any]]) -> ReadModel:

@@ -35,6 +35,7 @@ async def report(state: ExecutionState, ctx: Context) -> ExecutionReport | None:
                 attempts=step.attempt,
                 started_at=step.started_at,
                 finished_at=step.finished_at,
+                compensates=step.compensates,
                 summary=_of_step(step),
             )
             for step in sorted(state.steps, key=_by_start)
@@ -49,12 +50,15 @@ async def report(state: ExecutionState, ctx: Context) -> ExecutionReport | None:
 
 def summarise(state: ExecutionState) -> str:
     """The whole run in one or two sentences."""
-    done = sum(step.status == "success" for step in state.steps)
-    total = len(state.steps)
-    steps = f"{done} of {total} step{'' if total == 1 else 's'} done"
+    done = [step.status == "success" for step in state.steps if step.compensates is None]
+    total = len(done)
+    steps = f"{sum(done)} of {total} step{'' if total == 1 else 's'} done"
+    undone = [step.status == "success" for step in state.steps if step.compensates is not None]
+    if undone:
+        steps += f", {sum(undone)} undone"
     match state.status:
         case ExecutionStatus.SUCCESS:
-            return f"Success: {steps}."
+            return f"Success: {steps}. {state.reason or ''}".strip()
         case ExecutionStatus.NEEDS_CLARIFICATION:
             return f"Not understood well enough to act. {state.reason or ''}".strip()
         case ExecutionStatus.DENIED:

@@ -11,10 +11,13 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from ops.controlling import Order
 
 _MOUNTED: Final = {
     "topics": ("ops.topics:topics_app", "Compare topics.yaml with a broker, and bring it in."),
@@ -157,6 +160,14 @@ def submit(
     correlation_id: Annotated[
         str | None, typer.Option(help="An id of your own for the execution.")
     ] = None,
+    on_failure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="stop|continue|compensate",
+            help="What a failed step leads to, where the plan does not say.",
+            show_default="stop",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 60.0,
     dry_run: Annotated[
@@ -175,7 +186,12 @@ def submit(
     from ops.submit import make_submission, run
 
     submission = make_submission(
-        text, plan=plan, tenant=tenant, user=user, correlation_id=correlation_id
+        text,
+        plan=plan,
+        tenant=tenant,
+        user=user,
+        correlation_id=correlation_id,
+        on_failure=on_failure,
     )
     settings = _settings(kafka=kafka, database=database)
     if dry_run:
@@ -298,28 +314,34 @@ def watch(
     run(_settings(database=database), execution)
 
 
+Reason = Annotated[str | None, typer.Option(help="Why, for everybody to read.")]
+By = Annotated[
+    str | None,
+    typer.Option(help="Who you are, in the list of principals.", show_default="your login"),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(help="Your private key.", show_default="MILLSTREAM_SIGNING_KEY_FILE"),
+]
+AnswerTimeout = Annotated[
+    float, typer.Option(min=0, help="Seconds to wait for the router's answer.")
+]
+
+
 @app.command("approve", help="Approve the plan of an execution; exit with 1 when that is refused.")
 @app.command("reject", help="Reject the plan of an execution; exit with 1 when that is refused.")
 def decide(
     ctx: typer.Context,
     execution: Execution,
     *,
-    reason: Annotated[str | None, typer.Option(help="Why, for everybody to read.")] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(help="Who you are, in the list of principals.", show_default="your login"),
-    ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(help="Your private key.", show_default="MILLSTREAM_SIGNING_KEY_FILE"),
-    ] = None,
+    reason: Reason = None,
+    by: By = None,
+    key: Key = None,
     plan_hash: Annotated[
         str | None,
         typer.Option(help="The plan that you have seen.", show_default="the one that is printed"),
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for the router's answer.")
-    ] = 30.0,
+    timeout: AnswerTimeout = 30.0,
     kafka: Kafka = None,
     database: Database = None,
     as_json: AsJson = False,
@@ -335,6 +357,38 @@ def decide(
         key=key,
         reason=reason,
         plan_hash=plan_hash,
+        timeout=timeout,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command("cancel", help="Start nothing more of an execution, and wait for what runs.")
+@app.command("pause", help="Start nothing more of an execution until it is resumed.")
+@app.command("resume", help="Let a paused execution go on.")
+@app.command("retry", help="Run again what an execution has not done; its plan is judged anew.")
+def control(
+    ctx: typer.Context,
+    execution: Execution,
+    *,
+    reason: Reason = None,
+    by: By = None,
+    key: Key = None,
+    timeout: AnswerTimeout = 30.0,
+    kafka: Kafka = None,
+    database: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Command an execution, signed with your key; exit with 1 when that is refused."""
+    from ops.controlling import run
+
+    code = run(
+        _settings(kafka=kafka, database=database),
+        cast("Order", ctx.info_name),
+        execution,
+        by=by,
+        key=key,
+        reason=reason,
         timeout=timeout,
         as_json=as_json,
     )

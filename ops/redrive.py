@@ -142,9 +142,8 @@ class Redriver:
             return
         if not run.is_open:
             raise RefusedRedriveError(
-                f"execution {message.correlation_id} has ended ({run.status}); it would take a "
-                "retry to open it again, which the router does not know yet: submit the request "
-                "anew instead"
+                f"execution {message.correlation_id} has ended ({run.status}); run it "
+                "again with `millstream retry`, or submit the request anew"
             )
         if is_edited and isinstance(message.payload, ExecutionRequest):
             raise RefusedRedriveError(

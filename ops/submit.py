@@ -31,7 +31,7 @@ from schemas.identity import uuid_of
 INTAKE_TOPIC: Final = "millstream.requests.v1"
 _OUT_OF_TIME: Final = 3
 _REACHABLE_SECONDS: Final = 3.0
-_PLAN_FIELDS: Final = frozenset({"text", "plan"})
+_PLAN_FIELDS: Final = frozenset({"text", "plan", "on_failure"})
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def make_submission(
     tenant: str = "default",
     user: str = "anonymous",
     correlation_id: str | None = None,
+    on_failure: str | None = None,
 ) -> Submission:
     """Check what a person asks for.
 
@@ -124,6 +125,8 @@ def make_submission(
     fields: dict[str, Any] = {} if plan is None else read_plan(plan)
     if text is not None:
         fields["text"] = text
+    if on_failure is not None:
+        fields["on_failure"] = on_failure
     try:
         request = ExecutionRequest(
             **{"tenant": tenant, "requester": Requester(user=user), **fields}
@@ -157,7 +160,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     if unknown := sorted(content.keys() - _PLAN_FIELDS):
         raise ConfigurationError(
             f"the plan {path} has fields that mean nothing there: {', '.join(unknown)}; "
-            "it may have text and plan"
+            "it may have text, plan and on_failure"
         )
     return dict(content)
 

@@ -17,9 +17,11 @@ from support.executions import (
     verdict,
 )
 
+from agents.routing.diagram import drawn_in
 from agents.routing.events import BrokerLost, Wakeup
 from agents.routing.transitions import TRANSITIONS, IllegalTransitionError, check
 from agents.runtime.ports import Refusal
+from agents.runtime.settings import ROOT
 from agents.runtime.testing import EPOCH, test_id
 from schemas import ExecutionStatus, Failure, Outcome, Payload
 
@@ -439,3 +441,9 @@ def test_nobody_waits_for_years_because_the_other_side_says_so() -> None:
     answer = result(execution.started[0], "failed", retriable=True)
     execution.sees(answer.model_copy(update={"failure": told}))
     assert execution.next_wakeup == EPOCH + timedelta(hours=1)
+
+
+def test_the_diagram_in_the_docs_is_that_of_the_table() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert drawn_in(text) == text, "run python -m agents.routing.diagram"
+    assert "[*] --> running: verdict" in text

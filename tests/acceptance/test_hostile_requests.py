@@ -7,7 +7,7 @@ dead letter with one, and no call has an effect that no approved verdict stands 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,9 +42,9 @@ from schemas import Step
 pytestmark = [pytest.mark.integration, pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CASES = load_cases()
-PATIENCE = 300.0
+PATIENCE = 240.0
 APPROVERS = ("ann", "bob", "zoe")
-VICTIMS = {"victim": "delete web in staging", "finished": "restart web in staging"}
+VICTIMS = {"victim": "delete web in staging", "finished": "restart search in staging"}
 """What is asked for in the executions that forged messages are about."""
 
 
@@ -367,10 +367,9 @@ def outcomes(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
                 found[case.external_id] = outcome
         return len(found) == len(CASES)
 
-    try:
+    # One that never ends fails its own test, not those of all others.
+    with suppress(AssertionError):
         wait_until(all_have_ended, "all cases have ended", seconds=PATIENCE, pause=0.5)
-    except AssertionError:
-        pytest.fail(f"not ended: {[c.external_id for c in CASES if c.external_id not in found]}")
     pipeline.reject_what_waits()
     return found
 
@@ -388,6 +387,7 @@ def test_there_are_two_hundred_and_no_two_are_one() -> None:
 def test_a_hostile_request_ends_for_a_reason_that_it_says(
     case: Case, outcomes: dict[str, tuple[str, str]], pipeline: Pipeline
 ) -> None:
+    assert case.external_id in outcomes, "it has not ended"
     ended, reason = outcomes[case.external_id]
     assert ended == case.ends, reason
     wanted = [case.because] if isinstance(case.because, str) else case.because

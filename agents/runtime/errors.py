@@ -39,6 +39,7 @@ ErrorCode = Literal[
     "broker_reset",
     "budget_exceeded",
     "bug",
+    "cancelled",
     "configuration",
     "correlation_id_in_use",
     "database_unavailable",

@@ -1,6 +1,6 @@
 """What roles ask of the world, as protocols: a test hands in fakes, production the real thing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -177,6 +177,16 @@ class Ledger(Protocol):
 
     async def approval(self, *, lane: str, correlation_id: UUID, plan_id: UUID) -> Approval | None:
         """What an approved verdict on ``plan_id`` allows; ``None`` without one."""
+        ...
+
+    async def stopping(
+        self, executions: Collection[tuple[str, UUID]]
+    ) -> Collection[tuple[str, UUID]]:
+        """Which of these executions (lane and correlation id) are being cancelled.
+
+        Those that have ended are not: whoever is still at a step of theirs had better find out
+        what comes of it.
+        """
         ...
 
     async def claim_effect(

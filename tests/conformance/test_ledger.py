@@ -390,6 +390,15 @@ async def test_an_approval_says_whether_the_execution_was_stopped(
     assert after == Approval(approved.payload.plan_hash, is_stopped)
 
 
+async def test_executions_that_are_being_cancelled_are_found_among_others(ledger: Ledger) -> None:
+    running, cancelling, cancelled, elsewhere = (uuid4() for _ in range(4))
+    await advance(ledger, running, moves(running))
+    await advance(ledger, cancelling, moves(cancelling, status="cancelling"))
+    await advance(ledger, cancelled, moves(cancelled, status="cancelled", is_open=False))
+    asked = [("", running), ("", cancelling), ("", cancelled), ("", elsewhere), ("x.", cancelling)]
+    assert list(await ledger.stopping(asked)) == [("", cancelling)]
+
+
 # -- effects --------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """The ledger of a test: the rules of the real one over dictionaries, gone with the process."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import count
@@ -112,6 +112,11 @@ class MemoryLedger:
             return None
         is_stopped = run is not None and (not run.is_open or run.status == "cancelling")
         return Approval(verdict.plan_hash, is_stopped)
+
+    async def stopping(self, executions: Collection[RunKey]) -> Collection[RunKey]:
+        """See :meth:`agents.runtime.ports.Ledger.stopping`."""
+        held = ((key, self._runs.get(key)) for key in executions)
+        return [key for key, run in held if run is not None and run.status == "cancelling"]
 
     async def claim_effect(
         self, message: AgentMessage[Step], *, owner: str, lease_until: datetime, now: datetime

@@ -1,7 +1,7 @@
 """The ledger in Postgres: calls that are made at the same time share a transaction."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -16,7 +16,7 @@ from agents.runtime.database import Database
 from agents.runtime.errors import ConfigurationError, DatabaseUnavailableError
 from agents.runtime.ledger.claims import Claim, Settlement
 from agents.runtime.ledger.coalesce import Coalescer
-from agents.runtime.ledger.events import Event
+from agents.runtime.ledger.events import Event, RunKey
 from agents.runtime.ledger.postgres_budgets import BudgetStore
 from agents.runtime.ledger.postgres_effects import EffectStore
 from agents.runtime.ledger.postgres_runs import Rows, RunStore
@@ -132,6 +132,10 @@ class PostgresLedger:
     async def approval(self, *, lane: str, correlation_id: UUID, plan_id: UUID) -> Approval | None:
         """See :meth:`agents.runtime.ports.Ledger.approval`."""
         return await self._approvals.submit((lane, correlation_id, plan_id))
+
+    async def stopping(self, executions: Collection[RunKey]) -> Collection[RunKey]:
+        """See :meth:`agents.runtime.ports.Ledger.stopping`."""
+        return await self._runs.stopping(executions)
 
     async def claim_effect(
         self, message: AgentMessage[Step], *, owner: str, lease_until: datetime, now: datetime

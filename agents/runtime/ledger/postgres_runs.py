@@ -8,7 +8,7 @@ again.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ class _Queries:
     outbox_of_runs: bytes
     refuse_events: bytes
     seen_events: bytes
+    stopping: bytes
     unsent: bytes
     update_runs: bytes
 
@@ -88,6 +89,11 @@ class RunStore:
         """Rows written before ``older_than``, in the order of writing, but not ``besides``."""
         rows = await self._database.fetch(_SQL.unsent, (lane, older_than, limit))
         return [_outbox_row(row_id, j) for row_id, j in rows if row_id not in besides]
+
+    async def stopping(self, executions: Collection[RunKey]) -> list[RunKey]:
+        """Those of the executions that are being cancelled."""
+        rows = await self._database.fetch(_SQL.stopping, columns(executions, 2))
+        return [(lane, run_id) for lane, run_id in rows]
 
     async def due(self, *, lane: str, now: datetime, limit: int) -> list[RunRecord]:
         """Open runs whose time has come, earliest first."""

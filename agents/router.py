@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
+from agents.routing import resolving
 from agents.routing.deadlines import Limits, next_wakeup
 from agents.routing.machine import BrokerLost, Event, GivenUp, Wakeup, react
 from agents.routing.progress import Moved, next_version
@@ -89,6 +90,9 @@ async def route(
     message = ctx.message
     # Found out once, and outside of the transaction: checking a signature takes its time.
     issuer = ctx.services.principals.identify(message) if isinstance(event, Command) else None
+    resolved = None
+    if isinstance(event, Command) and event.kind == "resolve" and isinstance(issuer, Issuer):
+        resolved = await _resolved(message, issuer, ctx)
     return await ctx.ledger.advance(
         lane=ctx.lane,
         correlation_id=ctx.correlation_id,
@@ -103,8 +107,23 @@ async def route(
             broker_id=ctx.services.broker_id,
             limits=_limits(ctx.services),
             issuer=issuer,
+            resolved=resolved,
         ),
     )
+
+
+async def _resolved(
+    message: AgentMessage[Command], issuer: Issuer, ctx: Context
+) -> StepResult | Refusal:
+    """What the ledger holds of an effect, now that somebody has said what became of it.
+
+    It is written before the run is moved, in a transaction of its own: the ledger has the truth,
+    and the same command, redelivered after a crash in between, finds what it wrote.
+    """
+    held = await ctx.ledger.run(lane=ctx.lane, correlation_id=ctx.correlation_id)
+    run = None if held is None else Run.model_validate_json(held.document)
+    asked = resolving.ask(run, message, issuer, ctx.now())
+    return asked if isinstance(asked, Refusal) else await ctx.ledger.resolve_effect(asked)
 
 
 def _inbox_id(message: AgentMessage[Any]) -> UUID:
@@ -223,6 +242,7 @@ def decide(
     broker_id: str,
     limits: Limits,
     issuer: Issuer | Refusal | None = None,
+    resolved: StepResult | Refusal | None = None,
 ) -> Transition:
     """The state machine's answer in the ledger's terms: a record to write, envelopes to send.
 
@@ -233,7 +253,14 @@ def decide(
     # that the same events always give the same decisions.
     jitter = (event_id.int & 0xFFFF) / 0xFFFF
     answer = react(
-        run, event, now=now, jitter=jitter, broker_id=broker_id, limits=limits, issuer=issuer
+        run,
+        event,
+        now=now,
+        jitter=jitter,
+        broker_id=broker_id,
+        limits=limits,
+        issuer=issuer,
+        resolved=resolved,
     )
     if answer is None and isinstance(event, Wakeup) and run is not None and _is_due(record, now):
         # It was to be woken by limits that have been raised since: they count from now on.

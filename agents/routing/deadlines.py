@@ -22,7 +22,7 @@ class Limits:
     """How long something may take that nobody ends."""
 
     execution: timedelta = timedelta(hours=24)
-    """From the router's first look at an execution until it expires."""
+    """From the router's first look at an execution, or from its retry, until it expires."""
     answer: timedelta = timedelta(hours=1)
     """How long an executor may take beyond a step's own time limit, before the router gives the
     attempt up."""
@@ -36,7 +36,7 @@ def next_wakeup(run: Run, limits: Limits) -> datetime | None:
     """
     if not run.is_open:
         return None
-    due = None if _only_waits_for_steps(run) else run.started_at + limits.execution
+    due = None if _only_waits_for_steps(run) else run.begun_at + limits.execution
     for _, _, late in _deadlines_of_steps(run, limits):
         if due is None or late < due:
             due = late
@@ -53,7 +53,7 @@ def next_wakeup(run: Run, limits: Limits) -> datetime | None:
 
 def is_over_time(run: Run, now: datetime, limits: Limits) -> bool:
     """Whether the whole execution is to be ended."""
-    return not _only_waits_for_steps(run) and run.started_at + limits.execution <= now
+    return not _only_waits_for_steps(run) and run.begun_at + limits.execution <= now
 
 
 def unanswered(run: Run, now: datetime, limits: Limits) -> Iterator[StepResult]:

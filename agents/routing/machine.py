@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from agents.routing import approvals
+from agents.routing import approvals, resolving
 from agents.routing.deadlines import DEADLINE_EXCEEDED, Limits, is_over_time, unanswered
 from agents.routing.progress import SETTLED, Moved, next_version, progress, skip_pending
 from agents.routing.run import Run
@@ -72,6 +72,7 @@ def react(
     broker_id: str,
     limits: Limits = _DEFAULT_LIMITS,
     issuer: Issuer | Refusal | None = None,
+    resolved: StepResult | Refusal | None = None,
 ) -> Answer:
     """What ``event`` makes of ``run``.
 
@@ -83,6 +84,7 @@ def react(
         broker_id: The broker that a new run belongs to.
         limits: How long things may take.
         issuer: Who stands behind a command, or why that cannot be said.
+        resolved: For a ``resolve``: what the ledger holds of the effect, or why not what was said.
     """
     match event:
         case GivenUp():
@@ -92,6 +94,8 @@ def react(
         case AgentMessage(payload=Outcome() as outcome):
             return _conclude(run, event, outcome, now, broker_id)
         case AgentMessage(payload=Command() as command):
+            if command.kind == "resolve" and not isinstance(issuer, Refusal):
+                return _resolve(run, event, command, resolved, now, broker_id)
             return _obey(run, event, command, issuer, now, broker_id)
         case _:
             return None if run is None else _go_on(run, event, now, jitter, limits)
@@ -385,6 +389,22 @@ def _obey(
         status = run.status.value if run.status is not None else "new"
         return Refusal("refused", f"an execution that is {status} cannot {command.kind}")
     return progress(obey(run, command), message.message_id, now)
+
+
+def _resolve(
+    run: Run | None,
+    message: AgentMessage[Payload],
+    command: Command,
+    resolved: StepResult | Refusal | None,
+    now: datetime,
+    broker: str,
+) -> Answer:
+    if resolved is None:
+        raise ValueError("a resolve comes with what the ledger holds")
+    if isinstance(resolved, Refusal):
+        return resolved
+    moved = resolving.resolve(run, command, resolved, broker_id=broker, now=now)
+    return moved if isinstance(moved, Refusal) else progress(moved, message.message_id, now)
 
 
 def _cancel(run: Run, command: Command) -> Run:

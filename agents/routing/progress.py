@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from agents.routing.deadlines import DEADLINE_EXCEEDED
-from agents.routing.run import Run
+from agents.routing.run import Run, Stopped
 from agents.runtime.errors import PermanentError
 from agents.runtime.references import find, resolve
 from schemas import (
@@ -110,6 +110,8 @@ def _ended(run: Run) -> Run:
         return run  # cancelled before its request came
     unknown = next((step for step in run.steps if step.status == "unknown"), None)
     if unknown is not None:
+        if run.status is ExecutionStatus.CANCELLING:
+            run = run.replace(stopped=Stopped(code=run.code, reason=run.reason))
         return run.moved(ExecutionStatus.UNKNOWN, code="effect_unknown", reason=_why(unknown))
     if run.status is ExecutionStatus.CANCELLING:
         over_time = run.code == DEADLINE_EXCEEDED

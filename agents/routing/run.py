@@ -1,5 +1,6 @@
 """What the router remembers of an execution."""
 
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -20,6 +21,13 @@ from schemas import (
 from schemas.base import Code, Name, StepId, Tenant, Text, Usd, UtcDatetime
 
 _NOTHING: Final = CostEstimate()
+
+
+class Stopped(Model):
+    """Why nothing more of a run was to begin."""
+
+    code: Code | None
+    reason: Text | None
 
 
 class Run(Model):
@@ -54,12 +62,23 @@ class Run(Model):
     cause: UUID
     """The message that last changed the run; what a timer brings about is caused by it too."""
     started_at: UtcDatetime
+    retried_at: UtcDatetime | None = None
+    """When this run was asked for, where it is not the first."""
     updated_at: UtcDatetime
+    doubts: dict[StepId, int] = Field(default_factory=dict)
+    """For effects that came to be in doubt before this run: in which run that was."""
+    stopped: Stopped | None = None
+    """Why it was being cancelled when an effect in doubt ended it as unknown."""
 
     @property
     def is_open(self) -> bool:
         """Whether the run has not ended."""
         return self.status is None or not self.status.is_terminal
+
+    @property
+    def begun_at(self) -> datetime:
+        """Since when the time counts that an execution may take."""
+        return self.retried_at or self.started_at
 
     @property
     def outputs(self) -> dict[str, JsonObject]:
@@ -69,6 +88,10 @@ class Run(Model):
     def step(self, step_id: str) -> StepState | None:
         """The state of one step."""
         return next((step for step in self.steps if step.step_id == step_id), None)
+
+    def run_of(self, step_id: str) -> int:
+        """The run in which a step was last dispatched, if it is in doubt."""
+        return self.doubts.get(step_id, self.run_no)
 
     def with_step(self, changed: StepState) -> "Run":
         """The run with one step replaced."""

@@ -1,6 +1,6 @@
 """Which status may follow which: the one table, as data.
 
-Terminal states absorb.
+Terminal states absorb, unless a person resolves what was in doubt.
 """
 
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ TRANSITIONS: Final[Mapping[S | None, frozenset[S]]] = MappingProxyType(
         # An execution that expires with steps in flight waits for them here, too.
         S.CANCELLING: frozenset({S.CANCELLED, S.EXPIRED, S.FAILED, S.UNKNOWN}),
         S.SUCCESS: frozenset(),
-        S.FAILED: frozenset(),
+        S.FAILED: frozenset({S.RUNNING}),
         S.DENIED: frozenset(),
         S.CANCELLED: frozenset(),
         S.EXPIRED: frozenset(),
         S.NEEDS_CLARIFICATION: frozenset(),
-        S.UNKNOWN: frozenset(),
+        S.UNKNOWN: frozenset({S.RUNNING, S.CANCELLING}),
     }
 )
 """Status before → statuses that may follow; ``None`` is an execution not seen yet."""

@@ -169,6 +169,16 @@ class EffectPolicy:
         self._outcomes[key] = result
         settled = await ctx.ledger.settle_effect(ctx.message, result, owner=self.owner)
         del self._outcomes[key]
+        is_known = result.status != "unknown" and not is_repeatable(ctx.message.payload)
+        if is_known and settled.status != result.status:
+            # A person has resolved it meanwhile, and was wrong.
+            _log.error(
+                "outcome_comes_too_late",
+                correlation_id=str(ctx.correlation_id),
+                step_id=result.step_id,
+                outcome=result.status,
+                ledger=settled.status,
+            )
         return settled
 
 

@@ -45,6 +45,7 @@ ErrorCode = Literal[
     "database_unavailable",
     "deadline_exceeded",
     "delivery_failed",
+    "effect_settled",
     "effect_unknown",
     "invalid_message",
     "invalid_parameters",

@@ -122,6 +122,22 @@ class EffectClaim:
     lease_until: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a person says became of an effect that was in doubt."""
+
+    lane: str
+    correlation_id: UUID
+    plan_id: UUID
+    plan_hash: str
+    result: StepResult
+    """What is to stand for the attempt from now on."""
+    resolved_by: str
+    reason: str
+    command_id: UUID
+    now: datetime
+
+
 class Ledger(Protocol):
     """The roles' own durable state.
 
@@ -210,6 +226,22 @@ class Ledger(Protocol):
         A late owner who knows the outcome resolves ``unknown``; an outcome that is already
         recorded stays.
         """
+        ...
+
+    async def resolve_effect(self, resolution: Resolution) -> StepResult | Refusal:
+        """Settle an effect that is in doubt by what a person says, and keep who and why.
+
+        It is in doubt as ``unknown``, with a dead lease, or where no executor has ever claimed the
+        attempt, which then none can any more. The same command again finds what it did. Where an
+        owner has come back meanwhile, what the owner knows stands.
+
+        Returns:
+            What the ledger holds now; or why it holds something else.
+        """
+        ...
+
+    async def run(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
+        """A run as it stands at this moment; nothing is locked."""
         ...
 
     async def set_budget(

@@ -9,9 +9,25 @@ from uuid import UUID
 
 from agents.runtime.budgets import Accounts, Budget, BudgetUse, Per
 from agents.runtime.clock import SystemClock
-from agents.runtime.ledger.claims import UNSETTLED, Claim, EffectKey, EffectRecord, Settlement
+from agents.runtime.ledger.claims import (
+    UNSETTLED,
+    Claim,
+    EffectKey,
+    EffectRecord,
+    Resolving,
+    Settlement,
+)
 from agents.runtime.ledger.events import Event, EventKey, RunKey, apply
-from agents.runtime.ports import Approval, Clock, Decide, EffectClaim, OutboxRow, Refusal, RunRecord
+from agents.runtime.ports import (
+    Approval,
+    Clock,
+    Decide,
+    EffectClaim,
+    OutboxRow,
+    Refusal,
+    Resolution,
+    RunRecord,
+)
 from schemas import AgentMessage, Step, StepResult, Verdict
 
 
@@ -133,6 +149,16 @@ class MemoryLedger:
         settlement = Settlement(message, result, owner, self._clock.now())
         self._effects[settlement.key], answer = settlement.apply(self._effects.get(settlement.key))
         return answer
+
+    async def resolve_effect(self, resolution: Resolution) -> StepResult | Refusal:
+        """See :meth:`agents.runtime.ports.Ledger.resolve_effect`."""
+        resolving = Resolving(resolution)
+        self._effects[resolving.key], answer = resolving.apply(self._effects.get(resolving.key))
+        return answer
+
+    async def run(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
+        """See :meth:`agents.runtime.ports.Ledger.run`."""
+        return self._runs.get((lane, correlation_id))
 
     async def set_budget(
         self, *, lane: str, tenant: str, per: Per, cap: Decimal | None, set_by: str

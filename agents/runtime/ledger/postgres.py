@@ -14,7 +14,7 @@ from agents.runtime.budgets import BudgetUse, Per
 from agents.runtime.clock import SystemClock
 from agents.runtime.database import Database
 from agents.runtime.errors import ConfigurationError, DatabaseUnavailableError
-from agents.runtime.ledger.claims import Claim, Settlement
+from agents.runtime.ledger.claims import Answer, Call, Claim, Resolving, Settlement
 from agents.runtime.ledger.coalesce import Coalescer
 from agents.runtime.ledger.events import Event, RunKey
 from agents.runtime.ledger.postgres_budgets import BudgetStore
@@ -23,7 +23,15 @@ from agents.runtime.ledger.postgres_runs import Rows, RunStore
 from agents.runtime.ledger.postgres_sweep import SweepStore
 from agents.runtime.ledger.postgres_verdicts import ApprovalKey, VerdictStore
 from agents.runtime.metrics import Metrics
-from agents.runtime.ports import Approval, Clock, Decide, EffectClaim, RunRecord
+from agents.runtime.ports import (
+    Approval,
+    Clock,
+    Decide,
+    EffectClaim,
+    Refusal,
+    Resolution,
+    RunRecord,
+)
 from schemas import AgentMessage, Step, StepResult, Verdict
 
 _SENT_DELAY: Final = 0.2
@@ -56,7 +64,7 @@ class PostgresLedger:
         self._approvals: Coalescer[ApprovalKey, Approval | None] = Coalescer(
             self._verdicts.approvals, metrics=metrics.ledger("approval")
         )
-        self._acts: Coalescer[Claim | Settlement, EffectClaim | StepResult] = Coalescer(
+        self._acts: Coalescer[Call, Answer] = Coalescer(
             self._effects.apply, metrics=metrics.ledger("effect")
         )
         self._sent: set[int] = set()
@@ -154,6 +162,15 @@ class PostgresLedger:
         """
         answer = await self._acts.submit(Settlement(message, result, owner, self._clock.now()))
         return cast("StepResult", answer)
+
+    async def resolve_effect(self, resolution: Resolution) -> StepResult | Refusal:
+        """See :meth:`agents.runtime.ports.Ledger.resolve_effect`."""
+        answer = await self._acts.submit(Resolving(resolution))
+        return cast("StepResult | Refusal", answer)
+
+    async def run(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
+        """See :meth:`agents.runtime.ports.Ledger.run`."""
+        return await self._runs.find(lane=lane, correlation_id=correlation_id)
 
     async def set_budget(
         self, *, lane: str, tenant: str, per: Per, cap: Decimal | None, set_by: str

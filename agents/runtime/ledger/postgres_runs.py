@@ -28,6 +28,7 @@ from agents.runtime.queries import bind_queries
 class _Queries:
     delete_outbox: bytes
     due: bytes
+    find_run: bytes
     forget_events: bytes
     insert_inbox: bytes
     insert_outbox: bytes
@@ -89,6 +90,11 @@ class RunStore:
         """Rows written before ``older_than``, in the order of writing, but not ``besides``."""
         rows = await self._database.fetch(_SQL.unsent, (lane, older_than, limit))
         return [_outbox_row(row_id, j) for row_id, j in rows if row_id not in besides]
+
+    async def find(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
+        """One run, as it stands."""
+        rows = await self._database.fetch(_SQL.find_run, (lane, correlation_id))
+        return _run(rows[0]) if rows else None
 
     async def stopping(self, executions: Collection[RunKey]) -> list[RunKey]:
         """Those of the executions that are being cancelled."""

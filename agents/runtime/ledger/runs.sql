@@ -104,3 +104,8 @@ SELECT run.lane, run.correlation_id
 FROM unnest(%b::text[], %b::uuid[]) AS wanted (lane, correlation_id)
 JOIN ledger.runs AS run USING (lane, correlation_id)
 WHERE run.status = 'cancelling';
+
+-- name: find_run
+SELECT lane, correlation_id, version, status, is_open, document, next_wakeup
+FROM ledger.runs
+WHERE lane = %s AND correlation_id = %s;

@@ -15,6 +15,7 @@ from agents.routing.run import Run
 from agents.runtime.outcomes import UnusableAnswerError, check_output, sayable
 from agents.runtime.ports import Refusal, Resolution
 from agents.runtime.principals import Issuer
+from agents.runtime.references import find
 from schemas import AgentMessage, Command, ExecutionStatus, Failure, StepResult, StepState
 
 _STATUS: Final[Mapping[str, Literal["success", "failed"]]] = MappingProxyType(
@@ -34,7 +35,7 @@ def ask(
     step = run.step(command.step_id or "")
     if step is None:
         return Refusal("refused", f"the execution has no step {command.step_id}")
-    if refusal := objection(run, step, command):
+    if refusal := objection(run, step, command) or _lacking(run, step, command):
         return refusal
     status = _STATUS[command.outcome or "failed"]
     said = sayable(f"{issuer.name}: {command.reason}")
@@ -134,6 +135,27 @@ def _incomplete(command: Command) -> Refusal | None:
         except UnusableAnswerError as error:
             return Refusal(error.code, error.reason)
     return None
+
+
+def _lacking(run: Run, step: StepState, command: Command) -> Refusal | None:
+    """What steps that are to come need, where nobody has said that it is not to be had."""
+    if command.outcome == "failed" or command.output is not None or run.stopped is not None:
+        return None
+    steps = () if run.plan is None else run.plan.steps
+    wanted = {
+        reference.output
+        for planned, state in zip(steps, run.steps, strict=False)
+        if state.status == "skipped"
+        for reference in find(planned.parameters)
+        if reference.step_id == step.step_id
+    }
+    if not wanted:
+        return None
+    return Refusal(
+        "refused",
+        f"steps to come refer to its output: say what {', '.join(sorted(wanted))} is, or that "
+        "there is none, with which they fail",
+    )
 
 
 def objection(run: Run, step: StepState, command: Command) -> Refusal | None:

@@ -159,7 +159,11 @@ def test_what_is_in_doubt_is_resolved_from_the_command_line(stack: RunningUp) ->
     forged = stack.run(*say, "done", "--reason", "I guess", "--by", "zoe")
     assert (forged.code, "nobody is known as zoe" in forged.out) == (1, True), forged
     assert stack.run(*say, "done", "--reason", "seen", "--output", "nonsense").code == 2
-    settled = stack.run(*say, "done", "--reason", "it runs since noon", "--json")
+    bare = stack.run(*say, "done", "--reason", "it runs since noon")
+    assert (bare.code, "say what health" in bare.out) == (1, True), bare
+    output = {"version": "5.2", "health": "fine", "replicas": 2, "restarted_at": "noon"}
+    told = ("--reason", "it runs since noon", "--output", json.dumps(output), "--json")
+    settled = stack.run(*say, "done", *told)
     assert (settled.code, settled.json["is_accepted"]) == (0, True), settled
 
     def status() -> str:

@@ -193,7 +193,8 @@ async def test_what_was_not_done_ends_the_execution_and_says_who_knows() -> None
 @pytest.mark.parametrize(("outcome", "status"), [("done", "success"), ("failed", "failed")])
 async def test_the_ledger_holds_it_with_who_and_why(outcome: str, status: str) -> None:
     on = await in_doubt(*CHAIN)
-    await on.resolves(said(outcome=outcome))
+    output = {"receipt": "r-1"} if outcome == "done" else None
+    await on.resolves(said(outcome=outcome, output=output))
     [effect] = on.services.ledger._effects.values()  # type: ignore[attr-defined]  # the fake's
     assert (effect.status, effect.result.status, effect.owner) == (outcome, status, OWNER)
     assert (effect.resolved.by, effect.resolved.reason) == ("bob", "I have looked")
@@ -229,6 +230,7 @@ async def test_of_two_doubts_each_is_resolved_as_of_the_run_that_it_came_up_in()
         (said("nowhere"), "refused", "has no step nowhere"),
         (said("tell"), "effect_settled", "step tell is skipped"),
         (said(outcome=None), "refused", "does not name the outcome"),
+        (said(), "refused", "say what receipt is"),
         (said(reason=None, run_no=None), "refused", "does not name the run, a reason"),
         (said(run_no=2), "effect_settled", "in doubt since run 1, not 2"),
         (said(outcome="failed", output={"a": 1}), "refused", "was not done"),
@@ -244,7 +246,8 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(
     assert reason in (answer.reason or "")
     assert on.stands == ("unknown", 1)
     assert (await on.claims("pay")).result is not None
-    assert (await on.resolves(said())).is_accepted, "the right command still is"
+    answer = await on.resolves(said(output={"receipt": "r-1"}))
+    assert answer.is_accepted, "the right command still is"
 
 
 async def test_nobody_resolves_whom_nobody_knows() -> None:
@@ -273,11 +276,12 @@ async def test_who_may_still_be_at_it_is_waited_for() -> None:
     await on.told(
         result(on.step("pay").payload, "unknown")
     )  # as the router does that waits no more
-    answer = await on.resolves(said())
+    answer = await on.resolves(said(output={}))
     assert (answer.is_accepted, answer.code) == (False, "refused")
     assert f"{OWNER} may still be at it" in (answer.reason or "")
     on.services.clock.advance(61)  # type: ignore[attr-defined]  # the test's own clock
-    assert (await on.resolves(said(reason="it is gone"))).is_accepted
+    assert (await on.resolves(said(reason="it is gone", output={}))).is_accepted
+    assert on.stands == ("failed", 2), "what refers to the output cannot run"
 
 
 async def test_what_a_late_owner_knows_is_not_overruled() -> None:
@@ -326,7 +330,7 @@ async def test_a_crash_between_the_ledger_and_the_run_loses_and_doubles_nothing(
 
 async def test_of_two_who_say_different_things_the_first_is_believed() -> None:
     on = await in_doubt(*CHAIN)
-    assert (await on.resolves(said())).is_accepted
+    assert (await on.resolves(said(output={}))).is_accepted
     answer = await on.resolves(said(outcome="failed", by="ann"))
     assert (answer.is_accepted, answer.code) == (False, "effect_settled")
 

@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
+from agents.routing import resolving
 from agents.routing.deadlines import Limits, next_wakeup
 from agents.routing.events import BrokerLost, Event, GivenUp, Moved, Wakeup
 from agents.routing.machine import react
@@ -92,6 +93,9 @@ async def route(
     message = ctx.message
     # Found out once, and outside of the transaction: checking a signature takes its time.
     issuer = ctx.services.principals.identify(message) if isinstance(event, Command) else None
+    resolved = None
+    if isinstance(event, Command) and event.kind == "resolve" and isinstance(issuer, Issuer):
+        resolved = await _resolved(message, issuer, ctx)
     return await ctx.ledger.advance(
         lane=ctx.lane,
         correlation_id=ctx.correlation_id,
@@ -106,8 +110,23 @@ async def route(
             broker_id=ctx.services.broker_id,
             limits=_limits(ctx.services),
             issuer=issuer,
+            resolved=resolved,
         ),
     )
+
+
+async def _resolved(
+    message: AgentMessage[Command], issuer: Issuer, ctx: Context
+) -> StepResult | Refusal:
+    """What the ledger holds of an effect, now that somebody has said what became of it.
+
+    It is written before the run is moved, in a transaction of its own: the ledger has the truth,
+    and the same command, redelivered after a crash in between, finds what it wrote.
+    """
+    held = await ctx.ledger.run(lane=ctx.lane, correlation_id=ctx.correlation_id)
+    run = None if held is None else Run.model_validate_json(held.document)
+    asked = resolving.ask(run, message, issuer, ctx.now())
+    return asked if isinstance(asked, Refusal) else await ctx.ledger.resolve_effect(asked)
 
 
 def _inbox_id(message: AgentMessage[Any]) -> UUID:
@@ -226,6 +245,7 @@ def decide(
     broker_id: str,
     limits: Limits,
     issuer: Issuer | Refusal | None = None,
+    resolved: StepResult | Refusal | None = None,
 ) -> Transition:
     """The state machine's answer in the ledger's terms: a record to write, envelopes to send.
 
@@ -236,7 +256,14 @@ def decide(
     # that the same events always give the same decisions.
     jitter = (event_id.int & 0xFFFF) / 0xFFFF
     answer = react(
-        run, event, now=now, jitter=jitter, broker_id=broker_id, limits=limits, issuer=issuer
+        run,
+        event,
+        now=now,
+        jitter=jitter,
+        broker_id=broker_id,
+        limits=limits,
+        issuer=issuer,
+        resolved=resolved,
     )
     if answer is None and isinstance(event, Wakeup) and run is not None and _is_due(record, now):
         # It was to be woken by limits that have been raised since: they count from now on.

@@ -22,7 +22,8 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
     Raises:
         PermanentError: The plan's hash is not that of its steps, they cannot be run in their
             order, or it plays its costs down.
-        RefusedMessageError: It comes with approvals that the router has not taken.
+        RefusedMessageError: It comes with approvals, or finished steps, that the router has not
+            written to it.
     """
     expected = hash_plan(plan.steps, lane=ctx.lane, correlation_id=ctx.correlation_id)
     if plan.plan_hash != expected:
@@ -35,8 +36,8 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
             f"nobody planned it like this: {'; '.join(problems)}"[:8_000] + ". Plan it again.",
             code="invalid_plan",
         )
-    if plan.evaluation > 1 or plan.approvals:
-        await _check_approvals(plan, ctx)
+    if plan.evaluation > 1 or plan.approvals or plan.finished:
+        await _check_sent_back(plan, ctx)
     moment = ctx.now()
     assessment = ctx.policies.judge(plan, tenant=ctx.tenant, lane=ctx.lane, moment=moment)
     verdict = Verdict(
@@ -53,8 +54,8 @@ async def check(plan: Plan, ctx: Context) -> AgentMessage[Verdict]:
     return await ctx.ledger.record_verdict(ctx.compose(verdict, 0))
 
 
-async def _check_approvals(plan: Plan, ctx: Context) -> None:
-    """Make sure that the router has taken the approvals of ``plan``, and has sent it back.
+async def _check_sent_back(plan: Plan, ctx: Context) -> None:
+    """Make sure that the router has sent ``plan`` back, with these approvals and finished steps.
 
     The router writes them in the transaction that sends the plan, so they are there before it.
 
@@ -63,19 +64,24 @@ async def _check_approvals(plan: Plan, ctx: Context) -> None:
     """
     record = await ctx.ledger.run(lane=ctx.lane, correlation_id=ctx.correlation_id)
     run = None if record is None else Run.model_validate_json(record.document)
-    known = None if run is None else run.approval
-    if (
-        run is None
-        or run.plan is None
-        or known is None
-        or run.plan.plan_hash != plan.plan_hash
-        or (run.tenant, run.requester) != (ctx.tenant, plan.requester)
-        or run.plan.groups != plan.groups
-        or plan.evaluation > known.evaluation
-        or not set(plan.approvals) <= set(known.approvals)
-    ):
+    if run is None or run.plan is None or not _has_sent(run, run.plan, plan, ctx.tenant):
         claimed = ", ".join(each.approver for each in plan.approvals) or "nobody"
+        done = f", with {', '.join(plan.finished)} done" if plan.finished else ""
         raise RefusedMessageError(
-            f"the plan says that it is evaluation {plan.evaluation}, approved by {claimed}; the "
-            "router has not taken these approvals for it. Approve with a signed command."[:8_000]
+            f"the plan says that it is evaluation {plan.evaluation}, approved by {claimed}{done}; "
+            "the router has not sent it. Approve, or retry, with a signed command."[:8_000]
         )
+
+
+def _has_sent(run: Run, known: Plan, plan: Plan, tenant: str) -> bool:
+    """Whether ``plan`` is one that the router has made of the ``known`` one."""
+    asked = run.approval
+    newest = known.evaluation if asked is None else max(known.evaluation, asked.evaluation)
+    approvals = () if asked is None else asked.approvals
+    return (
+        (plan.plan_hash, plan.groups) == (known.plan_hash, known.groups)
+        and (tenant, plan.requester) == (run.tenant, run.requester)
+        and plan.evaluation <= newest
+        and set(plan.approvals) <= set(approvals)
+        and set(plan.finished) <= set(known.finished)
+    )

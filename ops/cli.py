@@ -28,6 +28,10 @@ _MOUNTED: Final = {
         "See what waits for approval; make keys for approvers.",
     ),
     "budgets": ("ops.budgets:budgets_app", "Say what tenants may spend, and see what they spent."),
+    "effects": (
+        "ops.resolving:effects_app",
+        "See what executors did or may have done; say what became of it.",
+    ),
     "dlq": ("ops.dlq:dlq_app", "Look at dead letters, and send their records again."),
     "partitions": (
         "ops.partitions:partitions_app",

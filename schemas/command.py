@@ -3,9 +3,12 @@
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
-from schemas.base import Code, Name, Payload, Sha256, StepId, Text
+from schemas.base import Code, JsonObject, Name, Payload, Sha256, StepId, Text
+
+EffectOutcome = Literal["done", "failed"]
+"""``failed`` is for certain without an effect."""
 
 CommandKind = Literal["approve", "reject", "cancel", "pause", "resume", "retry", "resolve"]
 
@@ -38,7 +41,13 @@ class Command(Payload):
     plan_hash: Sha256 | None = None
     """For ``approve`` and ``reject``: the plan that the person saw."""
     step_id: StepId | None = None
-    """For ``resolve``: the step whose effect was in doubt."""
+    """For ``resolve``: the step whose effect is in doubt."""
+    run_no: Annotated[int, Field(ge=1)] | None = None
+    """For ``resolve``: the run in which it came to be in doubt, as the person saw."""
+    outcome: EffectOutcome | None = None
+    """For ``resolve``: what became of the effect."""
+    output: JsonObject | None = None
+    """For ``resolve``: what the step would have put out, where it was done."""
     command_id: UUID
     signature: Signature | None = None
     """Proves who issued it; without one the router takes it only where the deployment says that

@@ -28,6 +28,7 @@ from agents.runtime.errors import (
 )
 from agents.runtime.outcomes import UnusableAnswerError, sayable
 from agents.runtime.revealed import KNOWN
+from agents.runtime.running import without_effect
 
 MAX_RESPONSE: Final = 1024 * 1024
 """Bytes of a response's body, decompressed, that are read at most."""
@@ -69,19 +70,24 @@ class HttpClient:
             ForbiddenHostError: The host, or one that it redirects to, must not be reached.
             MillstreamError: As :func:`send`.
         """
-        while True:
-            answer = await self._send(request, ctx)
-            if isinstance(answer, Response):
-                return answer
+        answer = await self._send(request, ctx)
+        while isinstance(answer, Redirect):
             request = redirected(request, answer.location, self._guard)
+            try:
+                answer = await self._send(request, ctx)
+            except asyncio.CancelledError as error:
+                # This request may not have been sent, but the first one was answered.
+                raise asyncio.CancelledError from error
+        return answer
 
     async def _send(self, request: Request, ctx: Context) -> Response | Redirect:
         parts = urlsplit(request.url)
         host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         gate = self._gates.setdefault(host, asyncio.Semaphore(_PER_HOST))
         try:
-            async with asyncio.timeout(connect_timeout(request)):
-                await gate.acquire()
+            with without_effect():
+                async with asyncio.timeout(connect_timeout(request)):
+                    await gate.acquire()
         except TimeoutError:
             raise NotSentError(
                 f"{request.target}: {_PER_HOST} calls to {host} are under way, and none has ended"

@@ -27,6 +27,7 @@ from agents.runtime.errors import (
     PermanentError,
     TransientError,
 )
+from agents.runtime.running import without_effect
 
 _PERMANENT: Final = 500
 _TOO_FAR: Final = (aiosmtplib.SMTPException, OSError, TimeoutError)
@@ -94,12 +95,13 @@ async def send_mail(
     )
     try:
         try:
-            async with asyncio.timeout(seconds):
-                await client.connect()
-                await _introduce(client, declared, services)
-                await client.mail(message["From"].addresses[0].addr_spec)
-                for recipient in mail.to:
-                    await client.rcpt(recipient)
+            with without_effect():
+                async with asyncio.timeout(seconds):
+                    await client.connect()
+                    await _introduce(client, declared, services)
+                    await client.mail(message["From"].addresses[0].addr_spec)
+                    for recipient in mail.to:
+                        await client.rcpt(recipient)
         except aiosmtplib.SMTPResponseException as error:
             reason = f"{server} refused it: {error.code} {error.message}"
             if error.code >= _PERMANENT:

@@ -8,7 +8,7 @@ there is something to do, and anew when the connection is gone.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,7 @@ from agents.runtime.errors import (
     PermanentError,
 )
 from agents.runtime.outcomes import UnusableAnswerError
+from agents.runtime.running import called_off
 from schemas import JsonObject
 
 Open = Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]
@@ -108,8 +109,10 @@ class McpServer:
         try:
             either = (job.answer, taken)
             await asyncio.wait(either, timeout=seconds / 2, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             job.answer.cancel()
+            if not job.taken.is_set():
+                raise called_off() from error
             raise
         finally:
             taken.cancel()
@@ -158,13 +161,25 @@ class McpServer:
                 while not is_gone.is_set():
                     if job is not None and not job.answer.done():
                         await permits.acquire()
-                        job.taken.set()
-                        task = group.create_task(self._run(client, job, is_gone))
-                        task.add_done_callback(partial(self._ended, job, permits))
-                        job.answer.add_done_callback(partial(_cancel, task))
+                        self._start(job, group, permits, partial(self._run, client, job, is_gone))
                     job = await self._jobs.get()
                 if job is not None:
                     self._jobs.put_nowait(job)
+
+    def _start(
+        self,
+        job: _Job,
+        group: asyncio.TaskGroup,
+        permits: asyncio.Semaphore,
+        run: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        if job.answer.done():  # nobody waits for it any more
+            permits.release()
+            return
+        job.taken.set()
+        task = group.create_task(run())
+        task.add_done_callback(partial(self._ended, job, permits))
+        job.answer.add_done_callback(partial(_cancel, task))
 
     def _ended(self, job: _Job, permits: asyncio.Semaphore, _: "asyncio.Task[None]") -> None:
         """Also of a call that was cancelled before it began."""

@@ -19,6 +19,7 @@ import httpcore
 import httpx
 
 from agents.runtime.errors import ConfigurationError, PermanentError
+from agents.runtime.running import without_effect
 from agents.runtime.templates import Template
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -122,8 +123,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             httpcore.ConnectTimeout: Time is up.
         """
         try:
-            async with asyncio.timeout(timeout):
-                return await self._connect(host, port, local_address, socket_options)
+            with without_effect():
+                async with asyncio.timeout(timeout):
+                    return await self._connect(host, port, local_address, socket_options)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(f"no connection within {timeout:g} s") from error
 

@@ -24,6 +24,7 @@ from agents.runtime.declarations import Declaration, Matching
 from agents.runtime.errors import NotSentError
 from agents.runtime.execution import Job, executor
 from agents.runtime.outcomes import UnusableAnswerError
+from agents.runtime.running import without_effect
 from schemas import JsonObject
 
 MAX_THREADS: Final = 32
@@ -174,7 +175,8 @@ async def _in_thread(
 
 async def _acquire(permits: asyncio.Semaphore, patience: float) -> None:
     try:
-        async with asyncio.timeout(patience):
-            await permits.acquire()
+        with without_effect():
+            async with asyncio.timeout(patience):
+                await permits.acquire()
     except TimeoutError:
         raise NotSentError(f"{MAX_THREADS} functions are running, none has ended") from None

@@ -35,6 +35,7 @@ from agents.runtime.errors import (
     PermanentError,
     TransientError,
 )
+from agents.runtime.running import called_off, without_effect
 
 T = TypeVar("T")
 Pool = AsyncConnectionPool[ImpatientAsyncConnection]
@@ -99,7 +100,8 @@ class SqlClient:
         give_up_at = _now() + limit
         pool = await self._pool(call.connection)
         try:
-            connection = await pool.getconn(timeout=min(_CONNECT_SECONDS, limit / 2))
+            with without_effect():
+                connection = await pool.getconn(timeout=min(_CONNECT_SECONDS, limit / 2))
         except (PoolTimeout, psycopg.Error) as error:
             raise NotSentError(f"{call.connection}: no connection came about ({error})") from error
         transaction = _Transaction(connection, call, give_up_at)
@@ -107,6 +109,10 @@ class SqlClient:
             return await transaction.run(read)
         except psycopg.Error as error:
             raise _meaning(error, call, is_committing=transaction.is_committing) from error
+        except asyncio.CancelledError as error:
+            if transaction.is_committing:
+                raise
+            raise called_off() from error
         except UnicodeError as error:
             raise PermanentError(
                 f"a parameter is no text that Postgres can hold: {error}", code="invalid_parameters"

@@ -6,16 +6,18 @@ kind of event does has a module of its own; :mod:`agents.routing.transitions` ha
 
 from datetime import datetime
 
+from agents.routing import resolving
 from agents.routing.attempts import take
 from agents.routing.beginnings import conclude, judge
 from agents.routing.breaking_off import give_up, lose, wake
 from agents.routing.control import obey
 from agents.routing.deadlines import Limits
 from agents.routing.events import Answer, BrokerLost, Event, GivenUp, Wakeup
+from agents.routing.progress import progress
 from agents.routing.run import Run
 from agents.runtime.ports import Refusal
 from agents.runtime.principals import Issuer
-from schemas import AgentMessage, Command, Outcome, StepResult, Verdict
+from schemas import AgentMessage, Command, Outcome, Payload, StepResult, Verdict
 
 _DEFAULT_LIMITS = Limits()
 
@@ -29,6 +31,7 @@ def react(
     broker_id: str,
     limits: Limits = _DEFAULT_LIMITS,
     issuer: Issuer | Refusal | None = None,
+    resolved: StepResult | Refusal | None = None,
 ) -> Answer:
     """What ``event`` makes of ``run``.
 
@@ -40,6 +43,7 @@ def react(
         broker_id: The broker that a new run belongs to.
         limits: How long things may take.
         issuer: Who stands behind a command, or why that cannot be said.
+        resolved: For a ``resolve``: what the ledger holds of the effect, or why not what was said.
     """
     match event:
         case GivenUp():
@@ -49,6 +53,8 @@ def react(
         case AgentMessage(payload=Outcome() as outcome):
             return conclude(run, event, outcome, now, broker_id)
         case AgentMessage(payload=Command() as command):
+            if command.kind == "resolve" and not isinstance(issuer, Refusal):
+                return _resolve(run, event, command, resolved, now, broker_id)
             return obey(run, event, command, issuer, now, broker_id)
         case _:
             return None if run is None else _go_on(run, event, now, jitter, limits)
@@ -65,3 +71,19 @@ def _go_on(run: Run, event: Event, now: datetime, jitter: float, limits: Limits)
             return lose(run, now)
         case _:
             raise TypeError(f"the router takes no {event}")
+
+
+def _resolve(
+    run: Run | None,
+    message: AgentMessage[Payload],
+    command: Command,
+    resolved: StepResult | Refusal | None,
+    now: datetime,
+    broker: str,
+) -> Answer:
+    if resolved is None:
+        raise ValueError("a resolve comes with what the ledger holds")
+    if isinstance(resolved, Refusal):
+        return resolved
+    moved = resolving.resolve(run, command, resolved, broker_id=broker, now=now)
+    return moved if isinstance(moved, Refusal) else progress(moved, message.message_id, now)

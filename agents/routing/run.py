@@ -25,6 +25,13 @@ from schemas.base import Code, Name, StepId, Tenant, Text, Usd, UtcDatetime
 _NOTHING: Final = CostEstimate()
 
 
+class Stopped(Model):
+    """Why nothing more of a run was to begin."""
+
+    code: Code | None
+    reason: Text | None
+
+
 class Run(Model):
     """One execution as the router keeps it; a value that each event replaces by the next."""
 
@@ -65,6 +72,10 @@ class Run(Model):
     retried_at: UtcDatetime | None = None
     """When this run was asked for, where it is not the first."""
     updated_at: UtcDatetime
+    doubts: dict[StepId, int] = Field(default_factory=dict)
+    """For effects that came to be in doubt before this run: in which run that was."""
+    stopped: Stopped | None = None
+    """Why it was being cancelled when an effect in doubt ended it as unknown."""
 
     @property
     def is_open(self) -> bool:
@@ -102,6 +113,10 @@ class Run(Model):
             for planned, step in zip(self.plan.steps, self.steps, strict=False):
                 is_in_order = step.compensates is None
                 yield planned if is_in_order else self.planned(step.step_id), step
+
+    def run_of(self, step_id: str) -> int:
+        """The run in which a step was last dispatched, if it is in doubt."""
+        return self.doubts.get(step_id, self.run_no)
 
     def with_step(self, changed: StepState) -> "Run":
         """The run with one step replaced."""

@@ -1,6 +1,6 @@
 """Which status may follow which, and what brings that about: the one table, as data.
 
-What has ended stays as it is: only ``retry`` leads out of it, into a new run.
+What has ended stays as it is: only ``retry`` and ``resolve`` lead out of it, into a new run.
 :mod:`agents.routing.diagram` draws the table.
 """
 
@@ -20,6 +20,7 @@ Trigger = Literal[
     "pause",
     "resume",
     "retry",
+    "resolve",
     "time",
     "bug",
     "broker lost",
@@ -56,8 +57,8 @@ MOVES: Final = (
     Move(S.RUNNING, S.PAUSED, ("pause",)),
     Move(S.RUNNING, S.CANCELLING, ("cancel", "time")),
     Move(S.RUNNING, S.SUCCESS, ("result", "time")),
-    Move(S.RUNNING, S.FAILED, ("result", "time", "bug", "broker lost")),
-    Move(S.RUNNING, S.UNKNOWN, ("result", "time", "bug")),
+    Move(S.RUNNING, S.FAILED, ("result", "resolve", "time", "bug", "broker lost")),
+    Move(S.RUNNING, S.UNKNOWN, ("result", "resolve", "time", "bug")),
     Move(S.RUNNING, S.CANCELLED, ("cancel",)),
     Move(S.PAUSED, S.RUNNING, ("resume",)),
     Move(S.PAUSED, S.CANCELLING, ("cancel", "time")),
@@ -66,9 +67,9 @@ MOVES: Final = (
     Move(S.PAUSED, S.UNKNOWN, ("result", "time", "bug")),
     Move(S.PAUSED, S.CANCELLED, ("cancel",)),
     # An execution that takes too long waits here for its steps in flight, too.
-    Move(S.CANCELLING, S.CANCELLED, ("result", "verdict", "outcome", "time")),
-    Move(S.CANCELLING, S.EXPIRED, ("result", "time")),
-    Move(S.CANCELLING, S.UNKNOWN, ("result", "time", "bug")),
+    Move(S.CANCELLING, S.CANCELLED, ("result", "resolve", "verdict", "outcome", "time")),
+    Move(S.CANCELLING, S.EXPIRED, ("result", "resolve", "time")),
+    Move(S.CANCELLING, S.UNKNOWN, ("result", "resolve", "time", "bug")),
     Move(S.CANCELLING, S.FAILED, ("bug", "broker lost")),
     # The plan of a retry is judged again.
     Move(S.PLANNED, S.RUNNING, ("verdict",)),
@@ -81,6 +82,11 @@ MOVES: Final = (
     Move(S.DENIED, S.PLANNED, ("retry",)),
     Move(S.CANCELLED, S.PLANNED, ("retry",)),
     Move(S.EXPIRED, S.PLANNED, ("retry",)),
+    # What was in doubt is known now. A run can have failed with an effect in doubt when its broker
+    # was lost.
+    Move(S.UNKNOWN, S.RUNNING, ("resolve",)),
+    Move(S.UNKNOWN, S.CANCELLING, ("resolve",)),
+    Move(S.FAILED, S.RUNNING, ("resolve",)),
 )
 """Every move there is. One event can bring about two of them, such as the cancel of an execution
 that waits for nothing."""

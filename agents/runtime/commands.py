@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from agents.runtime.codec import invalid
 from agents.runtime.signing import SigningKey
-from schemas import AgentMessage, Command, compose
-from schemas.command import CommandKind
+from schemas import AgentMessage, Command, JsonObject, compose
+from schemas.command import CommandKind, EffectOutcome
 from schemas.identity import derive_message_id
 
 COMMANDS_TOPIC: Final = "millstream.commands.v1"
@@ -41,6 +41,16 @@ class Speaker:
     """``None`` where the deployment trusts what is not signed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What somebody says became of an effect that was in doubt."""
+
+    step_id: str
+    run_no: int
+    outcome: EffectOutcome
+    output: JsonObject | None = None
+
+
 def make_command(
     kind: CommandKind,
     address: Address,
@@ -49,6 +59,7 @@ def make_command(
     now: datetime,
     reason: str | None = None,
     plan_hash: str | None = None,
+    said: Said | None = None,
     command_id: UUID | None = None,
 ) -> AgentMessage[Command]:
     """A command in its envelope, signed where the speaker has a key.
@@ -60,6 +71,7 @@ def make_command(
         now: When.
         reason: Why, in words that everybody may read.
         plan_hash: For ``approve`` and ``reject``: the plan that the speaker has seen.
+        said: For ``resolve``: what became of the effect.
         command_id: An id of the caller's own; the same id is the same command.
 
     Raises:
@@ -71,6 +83,10 @@ def make_command(
             issued_by=speaker.name,
             reason=reason,
             plan_hash=plan_hash,
+            step_id=None if said is None else said.step_id,
+            run_no=None if said is None else said.run_no,
+            outcome=None if said is None else said.outcome,
+            output=None if said is None else said.output,
             command_id=uuid4() if command_id is None else command_id,
         )
     except ValidationError as error:

@@ -15,6 +15,7 @@ from agents.runtime.clock import SystemClock
 from agents.runtime.metrics import Metrics
 from agents.runtime.ports import Clock, Ledger
 from agents.runtime.principals import Identifies, Principals
+from agents.runtime.running import RunningSteps, nobody_stops
 from agents.runtime.secrets import Secrets, secrets_in
 from agents.runtime.settings import Settings
 from agents.runtime.templates import Template
@@ -42,6 +43,8 @@ class Services:
     principals: Identifies = field(default_factory=Principals)
     """Who may issue commands."""
     secrets: Secrets = field(default_factory=lambda: Secrets(()))
+    running: RunningSteps = field(default_factory=lambda: RunningSteps(nobody_stops))
+    """The steps that executors of this process are at."""
 
     async def values(self, *templates: JsonValue) -> dict[str, str]:
         """What ``templates`` may name beside parameters: settings, and secrets after ``secret:``.

@@ -4,7 +4,8 @@ In order: the action is in the catalogue and this executor's; an approved verdic
 plan, and the step is one of the plan's; the parameters fit, now that references are resolved; the
 effect is claimed in the ledger; unless the execution was stopped meanwhile, or policies object to
 what nobody knew when the plan was judged, it is carried out (:mod:`agents.runtime.outcomes`); its
-outcome is recorded, and what the ledger then holds is the result.
+outcome is recorded, and what the ledger then holds is the result. A cancel that comes meanwhile
+breaks it off (:mod:`agents.runtime.running`), and the result says what is known.
 
 A process that dies leaves its claim behind, and the ledger's lease says what becomes of it. A
 process that lives, but loses the database between doing and recording, keeps the outcome in
@@ -37,6 +38,7 @@ from agents.runtime.outcomes import (
 )
 from agents.runtime.planned import check_is_planned
 from agents.runtime.ports import EffectClaim
+from agents.runtime.running import Running
 from schemas import Failure, JsonObject, Step, StepResult
 
 _IDEMPOTENCY: Final = UUID("0b8f7f0e-7b0e-5c62-8c8b-6566666563ff")
@@ -97,17 +99,18 @@ class EffectPolicy:
         async with self._locks.setdefault(key, asyncio.Lock()):
             known = self._outcomes.get(key)
             if known is None:
-                claim = await self._claim(step, ctx)
-                if claim.result is not None:
-                    return claim.result
-                if claim.decision == "go" and is_stopped:
-                    known = _not_begun(step, ctx)
-                elif claim.decision == "go" and refusal is not None:
-                    known = _refused(step, refusal, ctx)
-                elif claim.decision == "go":
-                    known = await self._carry_out(key, step, action, ctx)
-                else:
-                    known = _in_doubt(step, ctx)
+                with ctx.services.running.step_of(ctx.lane, ctx.correlation_id) as running:
+                    claim = await self._claim(step, ctx)
+                    if claim.result is not None:
+                        return claim.result
+                    if claim.decision == "in_doubt":
+                        known = _in_doubt(step, ctx)
+                    elif is_stopped or running.is_stopped:
+                        known = _not_begun(step, ctx)
+                    elif refusal is not None:
+                        known = _refused(step, refusal, ctx)
+                    else:
+                        known = await self._carry_out(key, step, action, ctx, running)
             return await self._settle(key, known, ctx)
 
     def _action_of(self, step: Step, ctx: Context) -> ActionSpec:
@@ -142,7 +145,7 @@ class EffectPolicy:
             poll = min(poll * 2, _LONGEST_POLL)
 
     async def _carry_out(
-        self, key: _Key, step: Step, action: ActionSpec, ctx: Context
+        self, key: _Key, step: Step, action: ActionSpec, ctx: Context, running: Running
     ) -> StepResult:
         services, started_at = ctx.services, ctx.now()
         deadline = started_at + step.time_limit
@@ -153,6 +156,7 @@ class EffectPolicy:
                 clock=services.clock,
                 deadline=deadline,
                 random=services.random.random,
+                running=running,
             )
         except asyncio.CancelledError:
             if not is_repeatable(step):
@@ -166,6 +170,16 @@ class EffectPolicy:
         self._outcomes[key] = result
         settled = await ctx.ledger.settle_effect(ctx.message, result, owner=self.owner)
         del self._outcomes[key]
+        is_known = result.status != "unknown" and not is_repeatable(ctx.message.payload)
+        if is_known and settled.status != result.status:
+            # A person has resolved it meanwhile, and was wrong.
+            _log.error(
+                "outcome_comes_too_late",
+                correlation_id=str(ctx.correlation_id),
+                step_id=result.step_id,
+                outcome=result.status,
+                ledger=settled.status,
+            )
         return settled
 
 

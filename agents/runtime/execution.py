@@ -28,6 +28,7 @@ from agents.runtime.effects import EffectPolicy, idempotency_key
 from agents.runtime.errors import ConfigurationError
 from agents.runtime.references import secret_name
 from agents.runtime.roles import RoleSpec, where
+from agents.runtime.running import without_effect
 from agents.runtime.secrets import secrets_in
 from schemas import JsonObject, Step, StepResult
 
@@ -201,7 +202,8 @@ def _role_of(spec: ExecutorSpec) -> RoleSpec:
                 step: Step, action: ActionSpec, ctx: Context, deadline: datetime
             ) -> JsonObject:
                 named = _secret_parameters(step, action)
-                secrets = await ctx.services.secrets.reveal(named.values())
+                with without_effect():
+                    secrets = await ctx.services.secrets.reveal(named.values())
                 return await spec.call(
                     Job(
                         step=step,

@@ -39,6 +39,7 @@ from agents.runtime.principals import Identifies, Principals
 from agents.runtime.records import Record
 from agents.runtime.resilience import JITTER, LONGEST_WAIT, Backoff
 from agents.runtime.roles import RoleSpec, spec_of
+from agents.runtime.running import RunningSteps
 from agents.runtime.secrets import open_secrets
 from agents.runtime.settings import Settings
 from agents.runtime.topology import Topology
@@ -159,6 +160,8 @@ async def hosting(
         metrics.breakers = breakers.states
         producer = Producer(kafka)
         stack.push_async_callback(producer.close)
+        running = RunningSteps(ledger.stopping, settings.cancel_poll)
+        stack.push_async_callback(running.close)
         services = Services(
             settings=settings,
             catalogue=declarations.catalogue,
@@ -171,6 +174,7 @@ async def hosting(
             secrets=open_secrets(settings),
             broker_id=topic_ids[settings.lane + _BROKER_TOPIC],
             policies=declarations.policies,
+            running=running,
         )
         writers = partial(
             DeadLetterWriter,

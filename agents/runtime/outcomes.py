@@ -10,13 +10,15 @@ an output                      success                         success
 ``OutcomeUnknownError``        again in place, then failed*    unknown
 ``UnusableAnswerError``        failed                          unknown
 connection lost, time over     again in place, then failed*    unknown
-an exceeded time limit         failed*                         unknown
+an exceeded time limit         failed*                         unknown, or failed* if called off
+a cancel of the execution      failed                          unknown, or failed if called off
 ``InfrastructureError``        passes through                  unknown
 a bug                          failed                          unknown
 =============================  ==============================  ============================
 
 ``*`` is retriable: the router may try the step again. In place means at most three times, after
-1 s and 2 s, within the step's time limit.
+1 s and 2 s, within the step's time limit. Called off is what the executor could still take back
+(:func:`agents.runtime.running.without_effect`), and what only waited to be tried again.
 """
 
 import asyncio
@@ -45,6 +47,7 @@ from agents.runtime.ports import Clock
 from agents.runtime.redaction import redacted
 from agents.runtime.resilience import Backoff, call_with_backoff
 from agents.runtime.revealed import KNOWN
+from agents.runtime.running import Running, is_called_off
 from schemas import Failure, JsonObject, Step, StepResult
 
 MAX_OUTPUT: Final = 256 * 1024
@@ -80,6 +83,7 @@ async def carry_out(
     clock: Clock,
     deadline: datetime,
     random: Callable[[], float] = random_module.random,
+    running: Running | None = None,
 ) -> StepResult:
     """Call the executor's function within the step's time limit and say what came of it.
 
@@ -89,18 +93,26 @@ async def carry_out(
         clock: For waits and for the result's times.
         deadline: When the time limit ends, by ``clock``.
         random: Yields numbers from 0 to 1, for the jitter.
+        running: By which a cancel reaches it.
 
     Raises:
         InfrastructureError: The function met one, and the step may be run again.
     """
-    started_at = clock.now()
+    started_at, running = clock.now(), running or Running()
+    attempt = _Attempt(call, running)
     backoff = Backoff(exceptions=_WHEN_REPEATABLE if is_repeatable(step) else _BEFORE_SENDING)
     limit = asyncio.timeout(step.timeout)
     try:
         async with limit:
-            output = await call_with_backoff(
-                call, backoff, clock=clock, random=random, deadline=deadline, name=step.action
-            )
+            with running.ends(limit):
+                output = await call_with_backoff(
+                    attempt,
+                    backoff,
+                    clock=clock,
+                    random=random,
+                    deadline=deadline,
+                    name=step.action,
+                )
         check_output(output)
         return _success(
             step, _without_secrets(output), started_at=started_at, finished_at=clock.now()
@@ -108,8 +120,32 @@ async def carry_out(
     except Exception as error:
         if isinstance(error, InfrastructureError) and is_repeatable(step):
             raise
-        ending = _over_time(step) if limit.expired() else judge(step, error)
+        if limit.expired() and isinstance(error, TimeoutError):
+            ending = _broken_off(step, error, attempt, is_stopped=running.is_stopped)
+        else:
+            ending = judge(step, error)
         return result_of(step, ending, started_at=started_at, finished_at=clock.now())
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """Calls of the executor's function, of which at most one is under way."""
+
+    call: Callable[[], Awaitable[JsonObject]]
+    running: Running
+    has_left: bool = False
+    """Whether something may have left the process that is not known to have had no effect."""
+
+    async def __call__(self) -> JsonObject:
+        if self.running.is_stopped:  # the last call answered the cancel with a failure
+            reason = "the execution was cancelled; nothing was done"
+            raise PermanentError(reason, code="cancelled")
+        self.has_left = True
+        try:
+            return await self.call()
+        except _BEFORE_SENDING:
+            self.has_left = False
+            raise
 
 
 def _without_secrets(output: JsonObject) -> JsonObject:
@@ -221,8 +257,16 @@ def check_output(output: object) -> None:
         )
 
 
-def _over_time(step: Step) -> Ending:
-    return _ended(step, "timeout", f"it took longer than {step.timeout:g} s", retriable=True)
+def _broken_off(step: Step, error: TimeoutError, attempt: _Attempt, *, is_stopped: bool) -> Ending:
+    """What to say of a call that was ended from outside, which is what ``error`` comes from."""
+    reason = f"it took longer than {step.timeout:g} s"
+    if is_stopped:
+        reason = "the execution was cancelled in the middle of it"
+    code: ErrorCode = "cancelled" if is_stopped else "timeout"
+    if attempt.has_left and not is_called_off(error.__cause__):
+        return _ended(step, code, reason, retriable=not is_stopped)
+    failure = Failure(code=code, reason=f"{reason}; nothing was done", retriable=not is_stopped)
+    return Ending("failed", failure)
 
 
 def _refused(

@@ -1,6 +1,6 @@
 """What roles ask of the world, as protocols: a test hands in fakes, production the real thing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -124,6 +124,22 @@ class EffectClaim:
     lease_until: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a person says became of an effect that was in doubt."""
+
+    lane: str
+    correlation_id: UUID
+    plan_id: UUID
+    plan_hash: str
+    result: StepResult
+    """What is to stand for the attempt from now on."""
+    resolved_by: str
+    reason: str
+    command_id: UUID
+    now: datetime
+
+
 class Ledger(Protocol):
     """The roles' own durable state.
 
@@ -185,6 +201,16 @@ class Ledger(Protocol):
         """What an approved verdict on ``plan_id`` allows; ``None`` without one."""
         ...
 
+    async def stopping(
+        self, executions: Collection[tuple[str, UUID]]
+    ) -> Collection[tuple[str, UUID]]:
+        """Which of these executions (lane and correlation id) are being cancelled.
+
+        Those that have ended are not: whoever is still at a step of theirs had better find out
+        what comes of it.
+        """
+        ...
+
     async def claim_effect(
         self, message: AgentMessage[Step], *, owner: str, lease_until: datetime, now: datetime
     ) -> EffectClaim:
@@ -205,6 +231,18 @@ class Ledger(Protocol):
 
         A late owner who knows the outcome resolves ``unknown``; an outcome that is already
         recorded stays.
+        """
+        ...
+
+    async def resolve_effect(self, resolution: Resolution) -> StepResult | Refusal:
+        """Settle an effect that is in doubt by what a person says, and keep who and why.
+
+        It is in doubt as ``unknown``, with a dead lease, or where no executor has ever claimed the
+        attempt, which then none can any more. The same command again finds what it did. Where an
+        owner has come back meanwhile, what the owner knows stands.
+
+        Returns:
+            What the ledger holds now; or why it holds something else.
         """
         ...
 

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     """How often a worker looks whether its topics were made anew; then it ends."""
     effect_lease_margin: Annotated[float, Field(gt=0)] = 15.0
     """How much longer than its timeout an executor's claim on an effect lives."""
+    cancel_poll: Annotated[float, Field(gt=0)] = 0.5
+    """How often executors look whether executions are being cancelled whose steps they are at."""
     router_tick: Annotated[float, Field(gt=0)] = 0.25
     """How often the router looks for runs that want to be woken and for unsent messages."""
     outbox_sweep_age: Annotated[float, Field(gt=0)] = 5.0

@@ -118,6 +118,7 @@ effects: Final = Table(
     Column("result", Text),
     Column("claimed_at", _MOMENT, nullable=False),
     Column("settled_at", _MOMENT),
+    Column("resolution", Text),
     PrimaryKeyConstraint("lane", "correlation_id", "run_no", "step_id"),
     CheckConstraint("status IN ('started', 'done', 'failed', 'unknown')", name="status"),
     schema=SCHEMA,

@@ -136,6 +136,51 @@ def test_two_people_approve_from_the_command_line(stack: RunningUp, tmp_path: Pa
     assert (too_late.code, too_late.json["code"]) == (1, "refused"), too_late
 
 
+@pytest.mark.timeout(400)
+def test_what_is_in_doubt_is_resolved_from_the_command_line(stack: RunningUp) -> None:
+    fault = {"service": "payments", "environment": "staging", "kind": "cut"}
+    httpx.post(f"{playground_of(stack)}/faults", json=fault).raise_for_status()
+    sent = stack.run("submit", "restart payments in staging and tell #releases", "--json").json
+    execution = sent["correlation_id"]
+    stack.run("watch", execution)
+    assert stack.run("show", execution, "--json").json["status"] == "unknown"
+
+    [doubt] = stack.run("effects", "ls", "--action", "service.restart", "--json").json
+    assert (doubt["correlation_id"], doubt["status"]) == (execution, "unknown")
+    step = doubt["step_id"]
+    assert stack.run("effects", "ls", "--tenant", "nobody", "--json").json == []
+    assert stack.run("effects", "ls", "--age", "3h", "--json").json == []
+    assert stack.run("effects", "ls", "--status", "done", "--age", "soon").code == 2
+    assert execution[:8] in stack.run("effects", "ls").out
+    shown = stack.run("effects", "show", execution, step)
+    assert (shown.code, "whether it took effect is not known" in shown.out) == (0, True), shown
+
+    say = ("effects", "resolve", execution, step, "--outcome")
+    forged = stack.run(*say, "done", "--reason", "I guess", "--by", "zoe")
+    assert (forged.code, "nobody is known as zoe" in forged.out) == (1, True), forged
+    assert stack.run(*say, "done", "--reason", "seen", "--output", "nonsense").code == 2
+    bare = stack.run(*say, "done", "--reason", "it runs since noon")
+    assert (bare.code, "say what health" in bare.out) == (1, True), bare
+    output = {"version": "5.2", "health": "fine", "replicas": 2, "restarted_at": "noon"}
+    told = ("--reason", "it runs since noon", "--output", json.dumps(output), "--json")
+    settled = stack.run(*say, "done", *told)
+    assert (settled.code, settled.json["is_accepted"]) == (0, True), settled
+
+    def status() -> str:
+        return str(stack.run("show", execution, "--json").json["status"])
+
+    wait_until(lambda: status() == "success", "it has gone on to its end")
+    [effect, _] = stack.run("effects", "show", execution, "--json").json
+    assert (effect["status"], effect["run_no"]) == ("done", 1)
+    assert effect["resolved"]["reason"] == "it runs since noon"
+    assert "it runs since noon" in stack.run("effects", "show", execution, step).out
+    assert execution[:8] not in stack.run("effects", "ls").out
+    assert execution[:8] in stack.run("effects", "ls", "--status", "all").out
+    again = stack.run(*say, "failed", "--reason", "or not")
+    assert (again.code, "nobody is in doubt about it" in again.out) == (1, True), again
+    assert stack.run("effects", "show", execution, "no_such_step").code == 1
+
+
 def test_approving_without_a_key_says_how_to_get_one(stack: RunningUp) -> None:
     answer = stack.run("approve", "abc", MILLSTREAM_SIGNING_KEY_FILE="/nowhere/key.pem")
     assert answer.code == 2, answer

@@ -1,8 +1,8 @@
 """What every ledger does; the one of tests and the one in Postgres pass the same."""
 
 import asyncio
-from datetime import timedelta
-from uuid import UUID, uuid4
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 from support.ledgers import (
@@ -23,8 +23,8 @@ from support.ledgers import (
 )
 
 from agents.runtime.errors import RefusedMessageError
-from agents.runtime.ports import Approval, Ledger, RunRecord, Transition
-from schemas import AgentMessage, Verdict
+from agents.runtime.ports import Approval, Ledger, Refusal, Resolution, RunRecord, Transition
+from schemas import AgentMessage, Step, Verdict
 
 # -- runs ---------------------------------------------------------------------------------------
 
@@ -401,6 +401,15 @@ async def test_a_run_is_found_as_it_was_last_written(ledger: Ledger) -> None:
     assert await ledger.run(lane="canary.", correlation_id=run_id) is None
 
 
+async def test_executions_that_are_being_cancelled_are_found_among_others(ledger: Ledger) -> None:
+    running, cancelling, cancelled, elsewhere = (uuid4() for _ in range(4))
+    await advance(ledger, running, moves(running))
+    await advance(ledger, cancelling, moves(cancelling, status="cancelling"))
+    await advance(ledger, cancelled, moves(cancelled, status="cancelled", is_open=False))
+    asked = [("", running), ("", cancelling), ("", cancelled), ("", elsewhere), ("x.", cancelling)]
+    assert list(await ledger.stopping(asked)) == [("", cancelling)]
+
+
 # -- effects --------------------------------------------------------------------------------------
 
 
@@ -520,6 +529,83 @@ async def test_settling_what_one_never_held_is_a_bug_that_shows(ledger: Ledger) 
     await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
     with pytest.raises(LookupError, match="never held"):
         await ledger.settle_effect(message, result(message), owner="b")
+
+
+def said(
+    message: AgentMessage[Step], status: str, *, by: str = "ann", now: datetime = NOON + LEASE
+) -> Resolution:
+    work = message.payload
+    return Resolution(
+        lane=message.lane,
+        correlation_id=message.correlation_id,
+        plan_id=work.plan_id,
+        plan_hash=work.plan_hash,
+        result=result(message, status),
+        resolved_by=by,
+        reason="seen with my own eyes",
+        command_id=uuid5(work.request_id, f"{by} {status}"),
+        now=now,
+    )
+
+
+@pytest.mark.parametrize("status", ["success", "failed"])
+async def test_a_person_settles_what_is_in_doubt_once(ledger: Ledger, status: str) -> None:
+    message = step("effect")
+    await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+    await ledger.settle_effect(message, result(message, "unknown"), owner="a")
+    resolution = said(message, status)
+    assert await ledger.resolve_effect(resolution) == resolution.result
+    assert await ledger.resolve_effect(resolution) == resolution.result
+    other = said(message, "failed" if status == "success" else "success", by="bob")
+    refusal = await ledger.resolve_effect(other)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "effect_settled"
+    assert refusal.reason.startswith("ann knows")
+    assert await ledger.settle_effect(message, other.result, owner="a") == resolution.result
+    claim = await ledger.claim_effect(message, owner="b", lease_until=NOON + LEASE, now=NOON)
+    assert (claim.decision, claim.result) == ("recorded", resolution.result)
+
+
+async def test_a_person_waits_for_a_live_lease_and_not_for_a_dead_one(ledger: Ledger) -> None:
+    message = step("effect")
+    await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+    refusal = await ledger.resolve_effect(said(message, "failed", now=NOON))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "refused"
+    known = said(message, "failed")
+    assert await ledger.resolve_effect(known) == known.result
+
+
+async def test_a_person_does_not_overrule_an_owner(ledger: Ledger) -> None:
+    message = step("effect")
+    await ledger.claim_effect(message, owner="a", lease_until=NOON + LEASE, now=NOON)
+    done = await ledger.settle_effect(message, result(message, output={"n": 1}), owner="a")
+    refusal = await ledger.resolve_effect(said(message, "failed"))
+    assert isinstance(refusal, Refusal)
+    assert await ledger.resolve_effect(said(message, "success")) == done
+
+
+async def test_what_a_person_settles_unclaimed_can_be_claimed_no_more(ledger: Ledger) -> None:
+    first = step("effect")
+    await ledger.claim_effect(first, owner="a", lease_until=NOON + LEASE, now=NOON)
+    await ledger.settle_effect(first, result(first, "failed"), owner="a")
+    second = step("effect", attempt=2, run_id=first.correlation_id)
+    known = said(second, "failed")
+    assert await ledger.resolve_effect(known) == known.result
+    unclaimed = step("effect")
+    known = said(unclaimed, "success")
+    assert await ledger.resolve_effect(known) == known.result
+    for message in (second, unclaimed):
+        claim = await ledger.claim_effect(message, owner="b", lease_until=NOON + LEASE, now=NOON)
+        assert claim.decision == "recorded"
+
+
+async def test_a_run_is_read_as_it_stands(ledger: Ledger) -> None:
+    run_id = uuid4()
+    assert await ledger.run(lane="", correlation_id=run_id) is None
+    await advance(ledger, run_id, moves(run_id))
+    assert await ledger.run(lane="", correlation_id=run_id) == run_record(run_id)
+    assert await ledger.run(lane="canary.", correlation_id=run_id) is None
 
 
 async def test_claims_and_settlements_of_many_steps_at_once_keep_apart(ledger: Ledger) -> None:

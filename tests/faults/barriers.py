@@ -76,12 +76,20 @@ def _is_effect(message: Any, *_: Any) -> bool:
 BARRIERS: Final[dict[str, Callable[[Hit], None]]] = {
     # Workers.
     "after-produce-before-ack": lambda hit: _after(Delivery, "__call__", hit),
+    "before-claim": lambda hit: _before(PostgresLedger, "claim_effect", hit, _is_effect),
+    "after-claim-before-effect": lambda hit: _after(
+        PostgresLedger,
+        "claim_effect",
+        hit,
+        lambda claim, args: claim.decision == "go" and _is_effect(*args),
+    ),
     "after-effect-before-record": lambda hit: _before(
         PostgresLedger, "settle_effect", hit, _is_effect
     ),
     "after-record-before-produce": lambda hit: _after(
         PostgresLedger, "settle_effect", hit, lambda _answer, args: _is_effect(*args)
     ),
+    "after-resolution-before-run": lambda hit: _after(PostgresLedger, "resolve_effect", hit),
     "after-verdict-before-produce": lambda hit: _after(PostgresLedger, "record_verdict", hit),
     "after-ledger-commit-before-publish": lambda hit: _after(
         PostgresLedger, "advance", hit, lambda rows, _args: bool(rows)
@@ -120,8 +128,17 @@ BARRIERS: Final[dict[str, Callable[[Hit], None]]] = {
 APPROVAL_BARRIERS: Final = tuple(name for name in BARRIERS if "approval" in name)
 """They are reached only where somebody approves, or does not in time."""
 WORKER_BARRIERS: Final = tuple(
-    name for name in BARRIERS if "sink" not in name and name not in APPROVAL_BARRIERS
+    name
+    for name in BARRIERS
+    if not any(word in name for word in ("sink", "approval", "resolution"))
 )
+EFFECT_BARRIERS: Final = (
+    "before-claim",
+    "after-claim-before-effect",
+    "after-effect-before-record",
+    "after-record-before-produce",
+)
+"""Between the lines of an executor's way through an effect."""
 SINK_BARRIERS: Final = tuple(name for name in BARRIERS if "sink" in name)
 
 

@@ -14,9 +14,10 @@ from pydantic import JsonValue, ValidationError
 from support.clocks import RecordingClock
 from support.playgrounds import RunningPlayground, running_playground
 from support.steps import Rig, action
+from support.waiting import eventually
 
 from agents.executors import SETTINGS_MODELS, http
-from agents.executors.http_client import MAX_RESPONSE, retry_after
+from agents.executors.http_client import _PER_HOST, MAX_RESPONSE, retry_after
 from agents.runtime.catalogue import load_catalogue
 from agents.runtime.clock import SystemClock
 from agents.runtime.settings import ROOT, Settings
@@ -200,6 +201,32 @@ async def test_an_answer_that_comes_too_late_leaves_an_effect_unknown(
     playground.fail_next(kind="slow", delay=30)
     rig = rig_at(playground.url, "service.restart", timeout=0.3)
     assert ending(await run(rig)) == ("unknown", "timeout", False)
+
+
+async def test_a_cancel_leaves_what_was_sent_unknown_and_what_was_not_undone() -> None:
+    asked: list[bytes] = []
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hear, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        rig = rig_at(address, "service.restart", timeout=600)
+        async with rig.hosted(http.call) as handler:
+            sent = [await rig.approved(CHECKOUT) for _ in range(_PER_HOST)]
+            results = [asyncio.create_task(each.run(handler)) for each in sent]
+            await eventually(lambda: len(asked) == _PER_HOST, "all places are taken")
+            waiting = await rig.approved(CHECKOUT)
+            results.append(asyncio.create_task(waiting.run(handler)))
+            await waiting.cancel()
+            assert ending(await results.pop()) == ("failed", "cancelled", False)
+            for each in sent:
+                await each.cancel()
+            endings = {ending(result) for result in await asyncio.gather(*results)}
+    assert endings == {("unknown", "cancelled", False)}
+    assert len(asked) == _PER_HOST
 
 
 async def test_nobody_listening_means_not_sent_even_for_an_effect() -> None:

@@ -354,6 +354,19 @@ async def test_cancelling_a_step_stops_its_statement(database: str) -> None:
         await eventually(lambda: sleeping(database) == 0, "the statement is stopped")
 
 
+async def test_a_cancel_before_the_commit_undoes_the_change_for_certain(database: str) -> None:
+    statement = "INSERT INTO effects SELECT 'a', pg_sleep(600)::text"
+    wanted = rig(database, statement, effect="effect", timeout=900)
+    assignment = await wanted.approved()
+    async with wanted.hosted(sql.run) as handler:
+        task = asyncio.create_task(assignment.run(handler))
+        await eventually(lambda: sleeping(database) == 1, "the statement runs")
+        await assignment.cancel()
+        assert ending(await task) == ("failed", "cancelled", False)
+        await eventually(lambda: sleeping(database) == 0, "the statement is stopped")
+    assert ask(database, "SELECT * FROM effects") == []
+
+
 async def _cut_after(database: str, sent: bytes, effect: str = "effect") -> StepResult:
     """The result of an insertion whose line is cut when Postgres has answered ``sent``."""
     address = urlsplit(database)

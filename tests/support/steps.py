@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from pydantic import JsonValue
 from support.clocks import RecordingClock
+from support.ledgers import advance, moves
 
 from agents.runtime.assessment import NoPolicies, Policies
 from agents.runtime.breaker import Breakers
@@ -17,6 +18,7 @@ from agents.runtime.ledger.memory import MemoryLedger
 from agents.runtime.ports import Clock, Ledger
 from agents.runtime.references import escape, secret_name
 from agents.runtime.roles import Handler, spec_of
+from agents.runtime.running import RunningSteps
 from agents.runtime.secrets import open_secrets
 from agents.runtime.settings import SECRET_PREFIX, Settings
 from agents.runtime.testing import shipped_topology
@@ -71,11 +73,13 @@ class Rig:
     clock: Clock = field(default_factory=RecordingClock)
     policies: Policies = field(default_factory=NoPolicies)
     ledger: Ledger = field(init=False)
+    running: RunningSteps = field(init=False)
     breakers: Breakers = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = MemoryLedger(self.clock)
         self.breakers = Breakers(self.clock)
+        self.running = RunningSteps(self.ledger.stopping, 0.01)
 
     @property
     def services(self) -> Services:
@@ -99,6 +103,7 @@ class Rig:
             breakers=self.breakers,
             policies=self.policies,
             secrets=open_secrets(self.settings, variables),
+            running=self.running,
         )
 
     def hosted(self, function: Callable[..., Any]) -> AbstractAsyncContextManager[Handler]:
@@ -197,6 +202,11 @@ class Assignment:
             plan=self.plan,
         )
         return self._message(verdict)
+
+    async def cancel(self) -> None:
+        """Write into the ledger that the execution is being cancelled, as the router does."""
+        run_id = self.correlation_id
+        await advance(self.rig.ledger, run_id, moves(run_id, status="cancelling"))
 
     async def run(self, handler: Handler) -> StepResult:
         """Hand the step to an executor's handler."""

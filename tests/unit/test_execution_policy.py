@@ -11,7 +11,6 @@ import pytest
 import structlog
 from pydantic import BaseModel, ConfigDict
 from support.clocks import RecordingClock
-from support.ledgers import advance, moves
 from support.steps import Assignment, Rig, action
 
 from agents.runtime.assessment import Assessment, NoPolicies
@@ -229,19 +228,13 @@ async def test_a_reference_that_nobody_resolved_is_refused() -> None:
     assert failure_code(result) == ("failed", "invalid_parameters", False)
 
 
-async def stop(assignment: Assignment) -> None:
-    """As a cancel does that comes while the step waits to be read."""
-    run_id = assignment.correlation_id
-    await advance(assignment.rig.ledger, run_id, moves(run_id, status="cancelling"))
-
-
 @pytest.mark.parametrize("effect", EFFECTS)
 async def test_a_step_of_an_execution_that_was_cancelled_meanwhile_does_not_begin(
     effect: str,
 ) -> None:
     spy, rig = Spy({"n": 1}), rig_for(effect)
     assignment = await rig.approved()
-    await stop(assignment)
+    await assignment.cancel()
     first = await outcome(spy, assignment)
     assert failure_code(first) == ("failed", "cancelled", False)
     assert await outcome(spy, assignment) == first
@@ -252,7 +245,7 @@ async def test_a_step_that_was_done_before_a_cancel_stays_done() -> None:
     spy, rig = Spy({"n": 1}), rig_for("effect")
     assignment = await rig.approved()
     first = await outcome(spy, assignment)
-    await stop(assignment)
+    await assignment.cancel()
     assert await outcome(spy, assignment) == first
     assert first.status == "success"
 

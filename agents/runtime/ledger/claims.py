@@ -1,7 +1,8 @@
 """Who may act, and what stands in the end: the rules of the effect ledger, without a database.
 
 A step's effect is ``started`` by an owner who holds a lease, then ``done``, ``failed`` (known to
-have had no effect) or ``unknown``. The first outcome that is settled for an attempt stands.
+have had no effect) or ``unknown``. The first outcome that is settled for an attempt stands, whether
+an owner or a person settled it.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-from agents.runtime.ports import EffectClaim
+from agents.runtime.ports import EffectClaim, Refusal, Resolution
 from schemas import AgentMessage, Step, StepResult
 
 EffectStatus = Literal["started", "done", "failed", "unknown"]
@@ -26,6 +27,15 @@ _SETTLED: Final[dict[str, EffectStatus]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Resolved:
+    """Who has said what became of an effect."""
+
+    by: str
+    reason: str
+    command_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class EffectRecord:
     """What the ledger holds of one step's effect."""
 
@@ -39,6 +49,8 @@ class EffectRecord:
     result: StepResult | None
     claimed_at: datetime
     settled_at: datetime | None
+    resolved: Resolved | None = None
+    """Where it was a person who settled it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,14 +154,65 @@ class Settlement:
         )
 
 
-def apply_to(
-    records: dict[EffectKey, EffectRecord], call: Claim | Settlement
-) -> EffectClaim | StepResult | Exception:
+@dataclass(frozen=True, slots=True, eq=False)
+class Resolving:
+    """One call of ``Ledger.resolve_effect``."""
+
+    resolution: Resolution
+
+    @property
+    def key(self) -> EffectKey:
+        """The effect that it is about."""
+        given, result = self.resolution, self.resolution.result
+        return (given.lane, given.correlation_id, result.run_no, result.step_id)
+
+    def apply(self, held: EffectRecord | None) -> tuple[EffectRecord, StepResult | Refusal]:
+        """What becomes of the record, and the answer."""
+        given, result = self.resolution, self.resolution.result
+        if held is None or held.attempt < result.attempt:
+            return self._settled(), result
+        if held.status == "started" and held.lease_until > given.now:
+            until = f"{held.lease_until:%Y-%m-%d %H:%M:%S} UTC"
+            reason = f"{held.owner} may still be at it, until {until}; say it again after that"
+            return held, Refusal("refused", reason)
+        if held.status in UNSETTLED:
+            return replace(self._settled(), owner=held.owner, claimed_at=held.claimed_at), result
+        is_agreed = held.status == _SETTLED[result.status] or (
+            held.resolved is not None and held.resolved.command_id == given.command_id
+        )
+        if is_agreed and held.result is not None:
+            return held, held.result
+        who = held.owner if held.resolved is None else held.resolved.by
+        return held, Refusal("effect_settled", f"{who} knows that it is {held.status}")
+
+    def _settled(self) -> EffectRecord:
+        given, result = self.resolution, self.resolution.result
+        return EffectRecord(
+            attempt=result.attempt,
+            status=_SETTLED[result.status],
+            owner=given.resolved_by,
+            lease_until=given.now,
+            plan_id=given.plan_id,
+            plan_hash=given.plan_hash,
+            action=result.action,
+            result=result,
+            claimed_at=result.started_at,
+            settled_at=given.now,
+            resolved=Resolved(given.resolved_by, given.reason, given.command_id),
+        )
+
+
+Call = Claim | Settlement | Resolving
+Answer = EffectClaim | StepResult | Refusal
+
+
+def apply_to(records: dict[EffectKey, EffectRecord], call: Call) -> Answer | Exception:
     """Let one call change ``records``; returns its answer, or the error that its caller gets."""
     try:
-        records[call.key], answer = call.apply(records.get(call.key))
+        after, answer = call.apply(records.get(call.key))
     except LookupError as error:
         return error
+    records[call.key] = after
     return answer
 
 

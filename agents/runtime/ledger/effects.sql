@@ -1,7 +1,7 @@
 -- name: lock_effects
 SELECT held.lane, held.correlation_id, held.run_no, held.step_id,
     held.attempt, held.status, held.owner, held.lease_until, held.plan_id, held.plan_hash,
-    held.action, held.result, held.claimed_at, held.settled_at
+    held.action, held.result, held.claimed_at, held.settled_at, held.resolution
 FROM unnest(%b::text[], %b::uuid[], %b::integer[], %b::text[])
     AS wanted (lane, correlation_id, run_no, step_id)
 JOIN ledger.effects AS held USING (lane, correlation_id, run_no, step_id)
@@ -11,12 +11,12 @@ FOR UPDATE OF held;
 -- name: insert_effects
 INSERT INTO ledger.effects
     (lane, correlation_id, run_no, step_id, attempt, status, owner, lease_until, plan_id,
-     plan_hash, action, result, claimed_at, settled_at)
+     plan_hash, action, result, claimed_at, settled_at, resolution)
 SELECT *
 FROM unnest(
     %b::text[], %b::uuid[], %b::integer[], %b::text[], %b::integer[], %b::text[], %b::text[],
     %b::timestamptz[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::timestamptz[],
-    %b::timestamptz[]
+    %b::timestamptz[], %b::text[]
 )
 ON CONFLICT DO NOTHING;
 
@@ -26,14 +26,14 @@ UPDATE ledger.effects AS held
 SET attempt = moved.attempt, status = moved.status, owner = moved.owner,
     lease_until = moved.lease_until, plan_id = moved.plan_id, plan_hash = moved.plan_hash,
     action = moved.action, result = moved.result, claimed_at = moved.claimed_at,
-    settled_at = moved.settled_at
+    settled_at = moved.settled_at, resolution = moved.resolution
 FROM unnest(
     %b::text[], %b::uuid[], %b::integer[], %b::text[], %b::integer[], %b::text[], %b::text[],
     %b::timestamptz[], %b::uuid[], %b::text[], %b::text[], %b::text[], %b::timestamptz[],
-    %b::timestamptz[]
+    %b::timestamptz[], %b::text[]
 ) AS moved (
     lane, correlation_id, run_no, step_id, attempt, status, owner, lease_until, plan_id,
-    plan_hash, action, result, claimed_at, settled_at
+    plan_hash, action, result, claimed_at, settled_at, resolution
 )
 WHERE held.lane = moved.lane
     AND held.correlation_id = moved.correlation_id

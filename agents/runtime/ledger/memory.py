@@ -1,6 +1,6 @@
 """The ledger of a test: the rules of the real one over dictionaries, gone with the process."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import count
@@ -9,9 +9,25 @@ from uuid import UUID
 
 from agents.runtime.budgets import Accounts, Budget, BudgetUse, Per
 from agents.runtime.clock import SystemClock
-from agents.runtime.ledger.claims import UNSETTLED, Claim, EffectKey, EffectRecord, Settlement
+from agents.runtime.ledger.claims import (
+    UNSETTLED,
+    Claim,
+    EffectKey,
+    EffectRecord,
+    Resolving,
+    Settlement,
+)
 from agents.runtime.ledger.events import Event, EventKey, RunKey, apply
-from agents.runtime.ports import Approval, Clock, Decide, EffectClaim, OutboxRow, Refusal, RunRecord
+from agents.runtime.ports import (
+    Approval,
+    Clock,
+    Decide,
+    EffectClaim,
+    OutboxRow,
+    Refusal,
+    Resolution,
+    RunRecord,
+)
 from schemas import AgentMessage, Step, StepResult, Verdict
 
 
@@ -118,6 +134,11 @@ class MemoryLedger:
         steps = [step.model_dump(mode="json") for step in verdict.plan.steps]
         return Approval(verdict.plan_hash, is_stopped, steps)
 
+    async def stopping(self, executions: Collection[RunKey]) -> Collection[RunKey]:
+        """See :meth:`agents.runtime.ports.Ledger.stopping`."""
+        held = ((key, self._runs.get(key)) for key in executions)
+        return [key for key, run in held if run is not None and run.status == "cancelling"]
+
     async def claim_effect(
         self, message: AgentMessage[Step], *, owner: str, lease_until: datetime, now: datetime
     ) -> EffectClaim:
@@ -132,6 +153,12 @@ class MemoryLedger:
         """See :meth:`agents.runtime.ports.Ledger.settle_effect`."""
         settlement = Settlement(message, result, owner, self._clock.now())
         self._effects[settlement.key], answer = settlement.apply(self._effects.get(settlement.key))
+        return answer
+
+    async def resolve_effect(self, resolution: Resolution) -> StepResult | Refusal:
+        """See :meth:`agents.runtime.ports.Ledger.resolve_effect`."""
+        resolving = Resolving(resolution)
+        self._effects[resolving.key], answer = resolving.apply(self._effects.get(resolving.key))
         return answer
 
     async def set_budget(

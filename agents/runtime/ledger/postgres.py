@@ -1,7 +1,7 @@
 """The ledger in Postgres: calls that are made at the same time share a transaction."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -14,16 +14,24 @@ from agents.runtime.budgets import BudgetUse, Per
 from agents.runtime.clock import SystemClock
 from agents.runtime.database import Database
 from agents.runtime.errors import ConfigurationError, DatabaseUnavailableError
-from agents.runtime.ledger.claims import Claim, Settlement
+from agents.runtime.ledger.claims import Answer, Call, Claim, Resolving, Settlement
 from agents.runtime.ledger.coalesce import Coalescer
-from agents.runtime.ledger.events import Event
+from agents.runtime.ledger.events import Event, RunKey
 from agents.runtime.ledger.postgres_budgets import BudgetStore
 from agents.runtime.ledger.postgres_effects import EffectStore
 from agents.runtime.ledger.postgres_runs import Rows, RunStore
 from agents.runtime.ledger.postgres_sweep import SweepStore
 from agents.runtime.ledger.postgres_verdicts import ApprovalKey, VerdictStore
 from agents.runtime.metrics import Metrics
-from agents.runtime.ports import Approval, Clock, Decide, EffectClaim, RunRecord
+from agents.runtime.ports import (
+    Approval,
+    Clock,
+    Decide,
+    EffectClaim,
+    Refusal,
+    Resolution,
+    RunRecord,
+)
 from schemas import AgentMessage, Step, StepResult, Verdict
 
 _SENT_DELAY: Final = 0.2
@@ -56,7 +64,7 @@ class PostgresLedger:
         self._approvals: Coalescer[ApprovalKey, Approval | None] = Coalescer(
             self._verdicts.approvals, metrics=metrics.ledger("approval")
         )
-        self._acts: Coalescer[Claim | Settlement, EffectClaim | StepResult] = Coalescer(
+        self._acts: Coalescer[Call, Answer] = Coalescer(
             self._effects.apply, metrics=metrics.ledger("effect")
         )
         self._sent: set[int] = set()
@@ -137,6 +145,10 @@ class PostgresLedger:
         """See :meth:`agents.runtime.ports.Ledger.approval`."""
         return await self._approvals.submit((lane, correlation_id, plan_id))
 
+    async def stopping(self, executions: Collection[RunKey]) -> Collection[RunKey]:
+        """See :meth:`agents.runtime.ports.Ledger.stopping`."""
+        return await self._runs.stopping(executions)
+
     async def claim_effect(
         self, message: AgentMessage[Step], *, owner: str, lease_until: datetime, now: datetime
     ) -> EffectClaim:
@@ -154,6 +166,11 @@ class PostgresLedger:
         """
         answer = await self._acts.submit(Settlement(message, result, owner, self._clock.now()))
         return cast("StepResult", answer)
+
+    async def resolve_effect(self, resolution: Resolution) -> StepResult | Refusal:
+        """See :meth:`agents.runtime.ports.Ledger.resolve_effect`."""
+        answer = await self._acts.submit(Resolving(resolution))
+        return cast("StepResult | Refusal", answer)
 
     async def set_budget(
         self, *, lane: str, tenant: str, per: Per, cap: Decimal | None, set_by: str

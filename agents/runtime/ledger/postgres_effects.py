@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from agents.runtime.database import ConflictError, Connection, Database, Row
 from agents.runtime.ledger.claims import (
-    Claim,
+    Answer,
+    Call,
     EffectKey,
     EffectRecord,
-    Settlement,
+    Resolved,
     apply_to,
 )
 from agents.runtime.ledger.columns import columns
-from agents.runtime.ports import EffectClaim
 from agents.runtime.queries import bind_queries
 from schemas import StepResult
 
@@ -29,7 +30,8 @@ class _Queries:
 
 
 _SQL: Final = bind_queries(Path(__file__).with_name("effects.sql"), _Queries)
-_WIDTH: Final = 14
+_WIDTH: Final = 15
+_RESOLVED: Final = TypeAdapter(Resolved)
 
 
 class EffectStore:
@@ -38,12 +40,10 @@ class EffectStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def apply(
-        self, calls: Sequence[Claim | Settlement]
-    ) -> list[EffectClaim | StepResult | Exception]:
-        """Claim and settle in the order of the calls, in one transaction."""
+    async def apply(self, calls: Sequence[Call]) -> list[Answer | Exception]:
+        """Claim, settle and resolve in the order of the calls, in one transaction."""
 
-        async def work(connection: Connection) -> list[EffectClaim | StepResult | Exception]:
+        async def work(connection: Connection) -> list[Answer | Exception]:
             held = await _lock(connection, {call.key for call in calls})
             after = dict(held)
             answers = [apply_to(after, call) for call in calls]
@@ -79,7 +79,7 @@ async def _write(
 
 def _record(row: Row) -> EffectRecord:
     attempt, status, owner, lease_until, plan_id, plan_hash, action, result, *moments = row
-    claimed_at, settled_at = moments
+    claimed_at, settled_at, resolution = moments
     return EffectRecord(
         attempt=attempt,
         status=status,
@@ -91,6 +91,7 @@ def _record(row: Row) -> EffectRecord:
         result=None if result is None else StepResult.model_validate_json(result),
         claimed_at=claimed_at,
         settled_at=settled_at,
+        resolved=None if resolution is None else _RESOLVED.validate_json(resolution),
     )
 
 
@@ -109,6 +110,7 @@ def _row(key: EffectKey, record: EffectRecord) -> tuple[Any, ...]:
         else to_json(record.result, inf_nan_mode="constants").decode(),
         record.claimed_at,
         record.settled_at,
+        None if record.resolved is None else _RESOLVED.dump_json(record.resolved).decode(),
     )
 
 

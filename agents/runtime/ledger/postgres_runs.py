@@ -8,7 +8,7 @@ again.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ class _Queries:
     refuse_events: bytes
     run: bytes
     seen_events: bytes
+    stopping: bytes
     unsent: bytes
     update_runs: bytes
 
@@ -94,6 +95,11 @@ class RunStore:
         """One run, if there is one."""
         rows = await self._database.fetch(_SQL.run, (lane, correlation_id))
         return _run(rows[0]) if rows else None
+
+    async def stopping(self, executions: Collection[RunKey]) -> list[RunKey]:
+        """Those of the executions that are being cancelled."""
+        rows = await self._database.fetch(_SQL.stopping, columns(executions, 2))
+        return [(lane, run_id) for lane, run_id in rows]
 
     async def due(self, *, lane: str, now: datetime, limit: int) -> list[RunRecord]:
         """Open runs whose time has come, earliest first."""

@@ -103,3 +103,9 @@ WHERE lane = %(lane)s
     AND correlation_id > coalesce(%(after)s, '00000000-0000-0000-0000-000000000000'::uuid)
 ORDER BY correlation_id
 LIMIT %(limit)s;
+
+-- name: stopping
+SELECT run.lane, run.correlation_id
+FROM unnest(%b::text[], %b::uuid[]) AS wanted (lane, correlation_id)
+JOIN ledger.runs AS run USING (lane, correlation_id)
+WHERE run.status = 'cancelling';

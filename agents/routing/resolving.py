@@ -144,10 +144,9 @@ def _lacking(run: Run, step: StepState, command: Command) -> Refusal | None:
     """What steps that are to come need, where nobody has said that it is not to be had."""
     if command.outcome == "failed" or command.output is not None or run.stopped is not None:
         return None
-    steps = () if run.plan is None else run.plan.steps
     wanted = {
         reference.output
-        for planned, state in zip(steps, run.steps, strict=False)
+        for planned, state in run.in_pairs()
         if state.status == "skipped"
         for reference in find(planned.parameters)
         if reference.step_id == step.step_id

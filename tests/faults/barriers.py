@@ -5,8 +5,8 @@ process hits once in a thousand times. A barrier wraps the function before or af
 """
 
 import functools
-import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -156,6 +156,7 @@ def put(name: str, *, hit: int, freeze: bool = False) -> None:
         nonlocal reached
         reached += 1
         if reached == hit:
-            os.kill(os.getpid(), signal.SIGSTOP if freeze else signal.SIGKILL)
+            # To this thread: sent to the process, another one may take it, and this one goes past.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP if freeze else signal.SIGKILL)
 
     BARRIERS[name](count)

@@ -209,7 +209,7 @@ async def test_a_cancelled_execution_stays_cancelled_when_the_doubt_is_gone() ->
     assert on.stands == ("unknown", 1)
     assert (await on.resolves(said())).is_accepted
     assert on.stands == ("cancelled", 2)
-    assert on.state.reason == "a mistake"
+    assert on.state.reason == "cancelled by ann: a mistake"
     assert len(of(Step, on.sent)) == 1, "nothing is begun"
 
 

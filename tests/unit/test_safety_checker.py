@@ -334,7 +334,7 @@ async def test_approvals_that_the_router_has_not_taken_are_no_approvals(
 async def test_without_a_run_there_are_no_approvals_and_no_second_evaluation(
     changes: dict[str, Any],
 ) -> None:
-    with pytest.raises(RefusedMessageError, match="Approve with a signed command"):
+    with pytest.raises(RefusedMessageError, match="Approve, or retry, with a signed command"):
         await verdict_on(approved_by("bob", "carol").replace(**changes))
 
 

@@ -100,3 +100,18 @@ async def test_a_failed_step_tells_its_reason() -> None:
     assert made is not None
     assert made.timeline[0].summary == "failed after 2 attempts: no answer in 30 s"
     assert made.summary == "Failed, 0 of 2 steps done. step check failed"
+
+
+async def test_a_report_tells_what_was_undone() -> None:
+    undo = DONE.model_copy(update={"step_id": "undo-check", "compensates": "check"})
+    made = await reported(state("failed", DONE, undo, reason="it broke", code="compensated"))
+    assert made is not None
+    assert made.summary == "Failed, 1 of 1 step done, 1 undone. it broke"
+    assert [entry.compensates for entry in made.timeline] == [None, "check"]
+
+
+async def test_a_success_says_what_was_allowed_to_fail() -> None:
+    failed = DONE.model_copy(update={"status": "failed", "failure": Failure(code="x", reason="y")})
+    made = await reported(state("success", failed, reason="allowed to fail", code="step_failed"))
+    assert made is not None
+    assert made.summary == "Success: 0 of 1 step done. allowed to fail"

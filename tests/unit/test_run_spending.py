@@ -310,3 +310,39 @@ async def test_without_a_budget_the_cost_is_told_and_nothing_is_settled() -> Non
     await world.answers()
     assert world.states[-1].cost.total == Decimal(1)
     assert await books(world.ledger) == {}
+
+
+async def test_a_retry_reserves_again_and_only_for_what_is_left(world: World) -> None:
+    first = await world.judged("1", "2", attempts=2)
+    await world.sees(first)
+    await world.answers()
+    await world.answers("failed")
+    assert (world.status, await world.money()) == ("failed", ("3.00", "0.00"))
+    await world.commands("retry")
+    assert await world.money() == ("3.00", "0.00"), "nothing is held back before it is judged"
+    await world.sees(await world.judged_again())
+    assert await world.money() == ("3.00", "4.00"), "the first step is not done again"
+    await world.answers()
+    assert (world.status, await world.money()) == ("success", ("5.00", "0.00"))
+    assert [state.run_no for state in world.states][-1] == 2
+
+
+async def test_a_retry_that_the_budget_has_nothing_left_for_is_denied(world: World) -> None:
+    await world.sees(await world.judged("4", "4"))
+    await world.answers("failed")
+    await world.answers("failed")
+    await world.commands("retry")
+    await world.sees(await world.judged_again())
+    assert (world.status, await world.money()) == ("denied", ("8.00", "0.00"))
+    assert world.states[-1].code == "budget_exceeded"
+
+
+async def test_a_retry_that_is_cancelled_before_its_verdict_frees_what_that_reserves(
+    world: World,
+) -> None:
+    await world.sees(await world.judged("1"))
+    await world.answers("failed")
+    await world.commands("retry")
+    await world.commands("cancel")
+    await world.sees(await world.judged_again())
+    assert (world.status, await world.money()) == ("cancelled", ("1.00", "0.00"))

@@ -90,7 +90,7 @@ def _check_type(
     becomes = given if found.is_whole else "string"
     is_number = target.type == "number" and becomes == "integer"
     if becomes != target.type and not is_number:
-        report(at, f"{found.text!r} becomes a {becomes}", f"a value of type {target.type}")
+        report(at, f"{found.text!r} is of type {becomes}", f"a value of type {target.type}")
 
 
 def _check_constants(

@@ -172,7 +172,9 @@ def _steps(planned: Plan) -> Table:
             Text(step.step_id, "cyan"),
             step.action,
             render.values(step.parameters),
-            ", ".join(step.depends_on),
+            ", ".join(step.depends_on)
+            if step.compensates is None
+            else f"undoes {step.compensates}",
             format_usd(step.cost.total),
         )
     return table

@@ -175,7 +175,9 @@ def test_a_record_of_a_delay_topic_goes_to_its_own_topic() -> None:
 
 
 def test_an_execution_that_has_ended_would_need_a_retry() -> None:
-    with pytest.raises(RefusedRedriveError, match=r"has ended \(failed\); it would take a retry"):
+    with pytest.raises(
+        RefusedRedriveError, match=r"has ended \(failed\); run it again with `millstream retry`"
+    ):
         prepared(request({"text": "go"}), run_status=lambda _: RunStatus("failed", is_open=False))
 
 

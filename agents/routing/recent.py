@@ -10,10 +10,8 @@ from uuid import UUID
 
 from agents.routing.run import Run
 
-MOST_RUNS: Final = 2_000
-"""Runs that are kept: about as many as are under way at full speed."""
-LONGEST_DOCUMENT: Final = 8 * 1024
-"""Bytes of a document above which its run is not kept, so that memory stays bounded."""
+MOST_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of the documents whose runs are kept: some thousand runs of a few steps each."""
 
 
 class RecentRuns:
@@ -21,6 +19,7 @@ class RecentRuns:
 
     def __init__(self) -> None:
         self._runs: OrderedDict[tuple[str, UUID], tuple[bytes, Run]] = OrderedDict()
+        self._bytes = 0
 
     def read(self, lane: str, correlation_id: UUID, document: bytes) -> Run:
         """The run that ``document`` holds.
@@ -36,12 +35,15 @@ class RecentRuns:
     def write(self, lane: str, correlation_id: UUID, run: Run) -> bytes:
         """The document of ``run``, which is remembered unless it has ended."""
         document = run.model_dump_json().encode()
-        runs, key = self._runs, (lane, correlation_id)
-        if run.is_open and len(document) <= LONGEST_DOCUMENT:
-            runs[key] = (document, run)
-            runs.move_to_end(key)
-            if len(runs) > MOST_RUNS:
-                runs.popitem(last=False)
-        else:
-            runs.pop(key, None)
+        key = (lane, correlation_id)
+        self._forget(key)
+        if run.is_open:
+            self._runs[key] = (document, run)
+            self._bytes += len(document)
+            while self._bytes > MOST_BYTES:
+                self._forget(next(iter(self._runs)))
         return document
+
+    def _forget(self, key: tuple[str, UUID]) -> None:
+        if (found := self._runs.pop(key, None)) is not None:
+            self._bytes -= len(found[0])

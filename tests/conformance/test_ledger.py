@@ -391,6 +391,22 @@ async def test_an_approval_says_whether_the_execution_was_stopped(
     assert after == Approval(approved.payload.plan_hash, is_stopped, steps)
 
 
+async def test_every_step_of_a_plan_is_told_the_same_of_it(ledger: Ledger) -> None:
+    several, other = verdict(steps=3), verdict(steps=2)
+    for message in (several, other):
+        await ledger.record_verdict(message)
+    for message in (several, other, several):
+        run_id, plan = message.correlation_id, message.payload.plan
+        steps = [step.model_dump(mode="json") for step in plan.steps]
+        given = await asyncio.gather(
+            *(
+                ledger.approval(lane="", correlation_id=run_id, plan_id=message.payload.plan_id)
+                for _ in steps
+            )
+        )
+        assert given == [Approval(plan.plan_hash, is_stopped=False, steps=steps)] * len(steps)
+
+
 async def test_a_run_is_found_as_it_was_last_written(ledger: Ledger) -> None:
     run_id = uuid4()
     assert await ledger.run(lane="", correlation_id=run_id) is None

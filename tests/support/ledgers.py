@@ -123,7 +123,7 @@ def ids(rows: Sequence[OutboxRow[Any]]) -> list[UUID]:
     return [row.message.message_id for row in rows]
 
 
-def verdict(decision: str = "approved", *, lane: str = "") -> AgentMessage[Verdict]:
+def verdict(decision: str = "approved", *, lane: str = "", steps: int = 1) -> AgentMessage[Verdict]:
     """A verdict on a plan of an execution of its own."""
     run_id = uuid4()
     step = PlanStep(
@@ -137,13 +137,14 @@ def verdict(decision: str = "approved", *, lane: str = "") -> AgentMessage[Verdi
         retry=RetryPolicy(),
         cost=CostEstimate(),
     )
+    planned = (step, *(step.replace(step_id=f"check_{number}") for number in range(1, steps)))
     plan = Plan(
         request_id=uuid4(),
         title="check checkout",
         requester="tester",
-        steps=(step,),
+        steps=planned,
         cost=CostEstimate(),
-        plan_hash=hash_plan((step,), lane=lane, correlation_id=run_id),
+        plan_hash=hash_plan(planned, lane=lane, correlation_id=run_id),
     )
     reason = Reason(policy="risk", code="policy_denied", text="too risky")
     payload = Verdict(

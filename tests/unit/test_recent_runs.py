@@ -59,7 +59,8 @@ def test_the_ledger_s_word_counts_and_not_the_memory_s() -> None:
 
 
 def test_memory_is_bounded_and_holds_what_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent, "MOST_RUNS", 2)
+    size = len(run_with().model_dump_json())
+    monkeypatch.setattr(recent, "MOST_BYTES", 2 * size + 1)
     runs = RecentRuns()
     names = [test_id(str(number)) for number in range(3)]
     documents = [runs.write("", name, run_with()) for name in names]
@@ -70,5 +71,7 @@ def test_memory_is_bounded_and_holds_what_is_open(monkeypatch: pytest.MonkeyPatc
 
     ended = runs.write("", names[2], run_with(status=ExecutionStatus.SUCCESS))
     assert runs.read("", names[2], ended) is not runs.read("", names[2], ended)
-    large = runs.write("", names[1], run_with("x" * recent.LONGEST_DOCUMENT))
+    again = runs.write("", names[0], run_with())
+    assert runs.read("", names[0], again) is runs.read("", names[0], again), "there is room again"
+    large = runs.write("", names[1], run_with("x" * 3 * size))
     assert runs.read("", names[1], large) is not runs.read("", names[1], large)

@@ -15,12 +15,14 @@ from agents.runtime.ledger.messages import decode_message
 from agents.runtime.ledger.postgres_budgets import BudgetStore, reserve
 from agents.runtime.ports import Approval, Clock
 from agents.runtime.queries import bind_queries
-from schemas import AgentMessage, Verdict
+from schemas import AgentMessage, JsonObject, Verdict
 
 PlanKey = tuple[str, UUID]
 """Lane and plan id."""
 ApprovalKey = tuple[str, UUID, UUID]
 """Lane, correlation id and plan id."""
+_REMEMBERED_PLANS: Final = 100
+"""Plans of several steps that are remembered: each of their steps asks for the same ones."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class VerdictStore:
         self._database = database
         self._clock = clock
         self._budgets = budgets
+        # A verdict that is recorded never changes.
+        self._steps: dict[ApprovalKey, Sequence[JsonObject]] = {}
 
     async def record(
         self, messages: Sequence[AgentMessage[Verdict]]
@@ -76,13 +80,27 @@ class VerdictStore:
 
     async def approvals(self, keys: Sequence[ApprovalKey]) -> list[Approval | None]:
         """What approved verdicts allow, ``None`` where there is none."""
-        rows = await self._database.fetch(_SQL.approvals, columns(set(keys), 3))
-        found = {
-            # Only what executors compare is read: a whole verdict takes many times as long.
-            tuple(row[:3]): Approval(row[3], row[4], from_json(row[5])["payload"]["plan"]["steps"])
-            for row in rows
-        }
+        wanted = set(keys)
+        remembered = {key: steps for key in wanted if (steps := self._steps.get(key)) is not None}
+        rows = await self._database.fetch(
+            _SQL.approvals, ([plan_id for _, _, plan_id in remembered], *columns(wanted, 3))
+        )
+        found = {}
+        for *key, plan_hash, is_stopped, message in rows:
+            asked = (key[0], key[1], key[2])
+            steps = remembered[asked] if message is None else self._read(asked, message)
+            found[asked] = Approval(plan_hash, is_stopped, steps)
         return [found.get(key) for key in keys]
+
+    def _read(self, key: ApprovalKey, message: str) -> Sequence[JsonObject]:
+        """The steps of the plan that a verdict is about; those of longer plans are remembered."""
+        # Only what executors compare is read: a whole verdict takes many times as long.
+        steps: Sequence[JsonObject] = from_json(message)["payload"]["plan"]["steps"]
+        if len(steps) > 1:
+            self._steps[key] = steps
+            if len(self._steps) > _REMEMBERED_PLANS:
+                del self._steps[next(iter(self._steps))]
+        return steps
 
 
 async def _with_budgets(

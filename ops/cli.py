@@ -367,7 +367,7 @@ def decide(
     raise typer.Exit(code)
 
 
-@app.command("cancel", help="Start nothing more of an execution, and wait for what runs.")
+@app.command("cancel", help="Start nothing more of an execution, and break off what runs.")
 @app.command("pause", help="Start nothing more of an execution until it is resumed.")
 @app.command("resume", help="Let a paused execution go on.")
 @app.command("retry", help="Run again what an execution has not done; its plan is judged anew.")

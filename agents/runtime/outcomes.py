@@ -261,7 +261,7 @@ def _broken_off(step: Step, error: TimeoutError, attempt: _Attempt, *, is_stoppe
     """What to say of a call that was ended from outside, which is what ``error`` comes from."""
     reason = f"it took longer than {step.timeout:g} s"
     if is_stopped:
-        reason = "the execution was cancelled in the middle of it"
+        reason = "the execution was stopped in the middle of it"
     code: ErrorCode = "cancelled" if is_stopped else "timeout"
     if attempt.has_left and not is_called_off(error.__cause__):
         return _ended(step, code, reason, retriable=not is_stopped)

@@ -76,7 +76,7 @@ def test_a_cancel_breaks_off_a_step_and_frees_its_budget(
         assert (timeline.status, timeline.code) == (status, code)
         held = one(connection, "SELECT status, result FROM ledger.effects WHERE lane = %s", lane)
         assert held[0] == effect
-        assert "the execution was cancelled in the middle of it" in held[1]
+        assert "the execution was stopped in the middle of it" in held[1]
         reserved = one(
             connection, "SELECT sum(reserved) FROM ledger.spending WHERE lane = %s", lane
         )

@@ -93,7 +93,7 @@ async def test_an_effect_without_a_definite_answer_is_unknown() -> None:
     result, calls = await cancelled_in_the_middle(never, rig_for("effect"))
     assert (ending(result), calls) == (("unknown", "cancelled", False), 1)
     assert result.failure is not None
-    assert "cancelled in the middle of it; whether it took effect" in result.failure.reason
+    assert "stopped in the middle of it; whether it took effect" in result.failure.reason
 
 
 async def test_an_effect_that_had_not_left_the_process_has_failed() -> None:

@@ -62,6 +62,8 @@ async def _check_sent_back(plan: Plan, ctx: Context) -> None:
     Raises:
         RefusedMessageError: It has not.
     """
+    if await ctx.ledger.recorded_verdict(lane=ctx.lane, plan_id=ctx.message.message_id):
+        return  # it was judged before, and keeps its verdict
     record = await ctx.ledger.run(lane=ctx.lane, correlation_id=ctx.correlation_id)
     run = None if record is None else Run.model_validate_json(record.document)
     if run is None or run.plan is None or not _has_sent(run, run.plan, plan, ctx.tenant):

@@ -41,7 +41,8 @@ def ask(run: Run, verdict: Verdict, now: datetime) -> Considered:
 
     Approvals may have come while the plan was being judged, so the verdict has not seen them all.
     """
-    given = verdict.plan.approvals if run.approval is None else run.approval.approvals
+    # Only what the router has taken itself counts, whatever the verdict's plan says.
+    given = () if run.approval is None else run.approval.approvals
     within = min(obligation.expires_after for obligation in verdict.obligations)
     request = ApprovalRequest(
         evaluation=verdict.plan.evaluation,

@@ -7,7 +7,7 @@ from typing import Final
 from pydantic_core import to_json
 
 from agents.routing.events import Answer
-from agents.routing.failing import is_undoable
+from agents.routing.failing import completed
 from agents.routing.progress import progress
 from agents.routing.run import Run
 from schemas import AgentMessage, ExecutionStatus, Failure, Payload, StepResult, StepState
@@ -53,8 +53,8 @@ def settled(run: Run, step: StepState, result: StepResult, now: datetime, jitter
     }
     planned = run.planned(step.step_id)
     failure = result.failure
-    if result.status == "success" and is_undoable(run, step.step_id):
-        run = run.replace(completed=(*run.completed, step.step_id))
+    if result.status == "success":
+        run = completed(run, step.step_id)
     if _is_too_much(run, result):
         run = run.replace(done_anyway=(*run.done_anyway, step.step_id))
         update["status"] = "failed"

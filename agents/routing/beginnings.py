@@ -16,6 +16,7 @@ from schemas import (
     Judgement,
     Outcome,
     Payload,
+    Plan,
     StepState,
     Verdict,
 )
@@ -49,13 +50,14 @@ def judge(
         if not approvals.is_expected(run, verdict):
             # A second request is refused; a repeated verdict changes nothing.
             return _in_use(run, verdict.request_id)
-        moved = _judged(run.replace(plan=plan, plan_id=verdict.plan_id), verdict, cause, now)
+        judged = run.replace(plan=_own(plan, run), plan_id=verdict.plan_id)
+        moved = _judged(judged, verdict, cause, now)
         return replace(moved, judgement=Judgement.by(cause, verdict))
     begun = begin(message, now, broker).replace(
         request_id=verdict.request_id,
         title=plan.title,
         requester=plan.requester,
-        plan=plan,
+        plan=_own(plan, None),
         plan_id=verdict.plan_id,
         steps=tuple(
             StepState(step_id=step.step_id, action=step.action, status="pending")
@@ -111,6 +113,19 @@ def _judged(run: Run, verdict: Verdict, cause: UUID, now: datetime) -> Moved:
     reason = " ".join(reason.text for reason in verdict.reasons)[:10_000]
     denied = skip_pending(run).moved(ExecutionStatus.DENIED, code=code, reason=reason)
     return progress(denied, cause, now)
+
+
+def _own(plan: Plan, run: Run | None) -> Plan:
+    """The plan of a verdict, with the approvals and finished steps that the router knows of.
+
+    Whatever else it claims would otherwise come back with the next plan that the router sends.
+    """
+    known = None if run is None else run.plan
+    request = None if run is None else run.approval
+    return plan.replace(
+        approvals=() if request is None else request.approvals,
+        finished=() if known is None else known.finished,
+    )
 
 
 def _absorbed(cancelled: Run, named: Run) -> Run:

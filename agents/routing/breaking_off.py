@@ -31,13 +31,13 @@ def wake(run: Run, now: datetime, jitter: float, limits: Limits) -> Answer:
     return progress(run, run.cause, now)
 
 
-def lose(run: Run, now: datetime) -> Answer:
+def lose(run: Run, now: datetime, broker: str) -> Answer:
     """End a run whose broker is gone with its topics; what was in flight may have been done."""
-    if not run.is_open:
-        return None
+    if not run.is_open or run.broker_id == broker:
+        return None  # it has ended, or has been begun anew on the broker that is there
     reason = "The broker that carried this execution is gone with its topics."
     failure = Failure(code="broker_reset", reason=f"nobody can answer any more. {reason}")
-    run = skip_pending(_cut_off(run, failure, now, otherwise="skipped")).moved(
+    run = skip_pending(_cut_off(run.remembering_why(), failure, now, otherwise="skipped")).moved(
         ExecutionStatus.FAILED, code="broker_reset", reason=f"{reason} Send it again."
     )
     return Moved(next_version(run, run.cause, now))
@@ -85,7 +85,7 @@ def _expired(run: Run) -> Run:
 
 def _abandon(run: Run, failure: Failure, now: datetime) -> Moved:
     """End a run at once, whatever is in flight."""
-    run = skip_pending(_cut_off(run, failure, now, otherwise="failed"))
+    run = skip_pending(_cut_off(run.remembering_why(), failure, now, otherwise="failed"))
     in_doubt = any(step.status == "unknown" for step in run.steps)
     status = ExecutionStatus.UNKNOWN if in_doubt else ExecutionStatus.FAILED
     return Moved(

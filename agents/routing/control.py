@@ -116,6 +116,7 @@ def _retry(
         approval=None if request is None else request.replace(approvals=plan.approvals),
         plan=plan,
         retried_at=now,
+        stopped=None,
         broker_id=broker,
     ).moved(ExecutionStatus.PLANNED, code="retried", reason=_reason("retried", command))
     return approvals.Considered(run, plan)
@@ -150,7 +151,7 @@ def _plan_of_retry(run: Run, plan: Plan, steps: tuple[StepState, ...], now: date
         newest = max(newest, run.approval.evaluation)
         within = min(each.expires_after for each in run.approval.obligations)
         oldest = now - timedelta(seconds=within)
-        approved = tuple(each for each in plan.approvals if each.approved_at > oldest)
+        approved = tuple(each for each in run.approval.approvals if each.approved_at > oldest)
     finished = tuple(step.step_id for step in steps if step.status == "success")
     return plan.replace(evaluation=newest + 1, approvals=approved, finished=finished)
 

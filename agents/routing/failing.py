@@ -86,7 +86,15 @@ def next_to_undo(run: Run, now: datetime) -> StepState | None:
     return None
 
 
-def is_undoable(run: Run, step_id: str) -> bool:
+def completed(run: Run, step_id: str) -> Run:
+    """The run in which a step has been done, after all others; noted where it can be undone."""
+    if not _is_undoable(run, step_id):
+        return run
+    before = (name for name in run.completed if name != step_id)
+    return run.replace(completed=(*before, step_id))
+
+
+def _is_undoable(run: Run, step_id: str) -> bool:
     """Whether the plan has a step that undoes this one."""
     plan = run.plan
     # Compensations come last, so that a plan without any is not searched.

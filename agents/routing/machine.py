@@ -57,10 +57,12 @@ def react(
                 return _resolve(run, event, command, resolved, now, broker_id)
             return obey(run, event, command, issuer, now, broker_id)
         case _:
-            return None if run is None else _go_on(run, event, now, jitter, limits)
+            return None if run is None else _go_on(run, event, now, jitter, broker_id, limits)
 
 
-def _go_on(run: Run, event: Event, now: datetime, jitter: float, limits: Limits) -> Answer:
+def _go_on(
+    run: Run, event: Event, now: datetime, jitter: float, broker: str, limits: Limits
+) -> Answer:
     """What becomes of a run by what cannot begin one."""
     match event:
         case AgentMessage(payload=StepResult() as result):
@@ -68,7 +70,7 @@ def _go_on(run: Run, event: Event, now: datetime, jitter: float, limits: Limits)
         case Wakeup():
             return wake(run, now, jitter, limits)
         case BrokerLost():
-            return lose(run, now)
+            return lose(run, now, broker)
         case _:
             raise TypeError(f"the router takes no {event}")
 

@@ -13,7 +13,7 @@ from agents.routing.failing import (
     tolerated,
     wind_up,
 )
-from agents.routing.run import Run, Stopped
+from agents.routing.run import Run
 from agents.runtime.errors import PermanentError
 from agents.runtime.references import find, resolve
 from schemas import ExecutionStatus, Failure, JsonObject, PlanStep, Step, StepState
@@ -112,8 +112,7 @@ def _ended(run: Run) -> Run:
         return run  # cancelled before its request came
     failed = first_failed(run)
     if failed is not None and failed.status == "unknown":
-        if is_cancelling:
-            run = run.replace(stopped=Stopped(code=run.code, reason=run.reason))
+        run = run.remembering_why()
         return run.moved(ExecutionStatus.UNKNOWN, code="effect_unknown", reason=_why(failed))
     if is_cancelling:
         over_time = run.code == DEADLINE_EXCEEDED

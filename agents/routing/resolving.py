@@ -11,7 +11,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, Literal
 
-from agents.routing.failing import is_undoable
+from agents.routing.failing import completed
 from agents.routing.run import Run
 from agents.runtime.outcomes import UnusableAnswerError, check_output, sayable
 from agents.runtime.ports import Refusal, Resolution
@@ -99,11 +99,12 @@ def resolve(
     }
     spent_before = Decimal(0) if run.spent is None else run.spent.total
     stopped = run.stopped
-    if result.status == "success" and is_undoable(run, result.step_id):
-        run = run.replace(completed=(*run.completed, result.step_id))
+    is_cancelled = stopped is not None and not stopped.is_paused
+    if result.status == "success":
+        run = completed(run, result.step_id)
     run = run.replace(
         run_no=run.run_no + 1,
-        steps=steps if stopped is not None else tuple(map(_to_come, steps)),
+        steps=steps if is_cancelled else tuple(map(_to_come, steps)),
         doubts=doubts,
         stopped=None,
         broker_id=broker_id,
@@ -111,9 +112,10 @@ def resolve(
         # Its reservation is released, but what it goes on to cost still counts.
         spent_before=spent_before,
     )
-    if stopped is not None:
-        return run.moved(ExecutionStatus.CANCELLING, code=stopped.code, reason=stopped.reason)
-    return run.moved(ExecutionStatus.RUNNING)
+    if stopped is None:
+        return run.moved(ExecutionStatus.RUNNING)
+    status = ExecutionStatus.PAUSED if stopped.is_paused else ExecutionStatus.CANCELLING
+    return run.moved(status, code=stopped.code, reason=stopped.reason)
 
 
 def _to_come(step: StepState) -> StepState:
@@ -142,12 +144,18 @@ def _incomplete(command: Command) -> Refusal | None:
 
 def _lacking(run: Run, step: StepState, command: Command) -> Refusal | None:
     """What steps that are to come need, where nobody has said that it is not to be had."""
-    if command.outcome == "failed" or command.output is not None or run.stopped is not None:
+    if command.outcome == "failed" or command.output is not None or run.plan is None:
         return None
+    to_come = [
+        planned
+        for planned, state in run.in_pairs()
+        if state.status == "skipped" and (run.stopped is None or run.stopped.is_paused)
+    ]
+    # What would undo it may come as well, and is read from the plan, as it is not in the run yet.
+    to_come += [planned for planned in run.plan.steps if planned.compensates == step.step_id]
     wanted = {
         reference.output
-        for planned, state in run.in_pairs()
-        if state.status == "skipped"
+        for planned in to_come
         for reference in find(planned.parameters)
         if reference.step_id == step.step_id
     }

@@ -30,6 +30,8 @@ class Stopped(Model):
 
     code: Code | None
     reason: Text | None
+    is_paused: bool = False
+    """Whether it was to go on later, rather than being cancelled."""
 
 
 class Run(Model):
@@ -75,7 +77,7 @@ class Run(Model):
     doubts: dict[StepId, int] = Field(default_factory=dict)
     """For effects that came to be in doubt before this run: in which run that was."""
     stopped: Stopped | None = None
-    """Why it was being cancelled when an effect in doubt ended it as unknown."""
+    """Why it was being cancelled, or paused, when it ended with an effect in doubt."""
 
     @property
     def is_open(self) -> bool:
@@ -117,6 +119,14 @@ class Run(Model):
     def run_of(self, step_id: str) -> int:
         """The run in which a step was last dispatched, if it is in doubt."""
         return self.doubts.get(step_id, self.run_no)
+
+    def remembering_why(self) -> "Run":
+        """The run, about to end with an effect in doubt: what was wanted of it is kept."""
+        if self.status not in (ExecutionStatus.CANCELLING, ExecutionStatus.PAUSED):
+            return self
+        is_paused = self.status is ExecutionStatus.PAUSED
+        stopped = Stopped(code=self.code, reason=self.reason, is_paused=is_paused)
+        return self.replace(stopped=stopped)
 
     def with_step(self, changed: StepState) -> "Run":
         """The run with one step replaced."""

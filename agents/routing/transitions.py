@@ -56,15 +56,19 @@ MOVES: Final = (
     Move(S.NEEDS_APPROVAL, S.FAILED, ("outcome", "bug", "broker lost")),
     Move(S.RUNNING, S.PAUSED, ("pause",)),
     Move(S.RUNNING, S.CANCELLING, ("cancel", "time")),
-    Move(S.RUNNING, S.SUCCESS, ("result", "time")),
-    Move(S.RUNNING, S.FAILED, ("result", "resolve", "time", "bug", "broker lost")),
+    Move(S.RUNNING, S.SUCCESS, ("result", "verdict", "resolve", "time")),
+    Move(
+        S.RUNNING,
+        S.FAILED,
+        ("result", "verdict", "resume", "resolve", "time", "bug", "broker lost"),
+    ),
     Move(S.RUNNING, S.UNKNOWN, ("result", "resolve", "time", "bug")),
     Move(S.RUNNING, S.CANCELLED, ("cancel",)),
     Move(S.PAUSED, S.RUNNING, ("resume",)),
     Move(S.PAUSED, S.CANCELLING, ("cancel", "time")),
-    Move(S.PAUSED, S.SUCCESS, ("result", "time")),
-    Move(S.PAUSED, S.FAILED, ("result", "time", "bug", "broker lost")),
-    Move(S.PAUSED, S.UNKNOWN, ("result", "time", "bug")),
+    Move(S.PAUSED, S.SUCCESS, ("result", "resolve", "time")),
+    Move(S.PAUSED, S.FAILED, ("result", "resolve", "time", "bug", "broker lost")),
+    Move(S.PAUSED, S.UNKNOWN, ("result", "resolve", "time", "bug")),
     Move(S.PAUSED, S.CANCELLED, ("cancel",)),
     # An execution that takes too long waits here for its steps in flight, too.
     Move(S.CANCELLING, S.CANCELLED, ("result", "resolve", "verdict", "outcome", "time")),
@@ -85,8 +89,11 @@ MOVES: Final = (
     # What was in doubt is known now. A run can have failed with an effect in doubt when its broker
     # was lost.
     Move(S.UNKNOWN, S.RUNNING, ("resolve",)),
+    Move(S.UNKNOWN, S.PAUSED, ("resolve",)),
     Move(S.UNKNOWN, S.CANCELLING, ("resolve",)),
     Move(S.FAILED, S.RUNNING, ("resolve",)),
+    Move(S.FAILED, S.PAUSED, ("resolve",)),
+    Move(S.FAILED, S.CANCELLING, ("resolve",)),
 )
 """Every move there is. One event can bring about two of them, such as the cancel of an execution
 that waits for nothing."""

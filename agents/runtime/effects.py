@@ -1,11 +1,12 @@
 """The policy around an executor: nothing runs unapproved, and nothing that matters runs twice.
 
-In order: the action is in the catalogue and this executor's; an approved verdict binds this very
-plan, and the step is one of the plan's; the parameters fit, now that references are resolved; the
-effect is claimed in the ledger; unless the execution was stopped meanwhile, or policies object to
-what nobody knew when the plan was judged, it is carried out (:mod:`agents.runtime.outcomes`); its
-outcome is recorded, and what the ledger then holds is the result. A cancel that comes meanwhile
-breaks it off (:mod:`agents.runtime.running`), and the result says what is known.
+In order: an approved verdict binds this very plan, and the step is one of the plan's; the effect is
+claimed in the ledger, which may know already what became of it; unless the execution was stopped
+meanwhile, the action is not in the catalogue any more or not this executor's, the parameters do not
+fit, or policies object to what nobody knew when the plan was judged, it is carried out
+(:mod:`agents.runtime.outcomes`); its outcome is recorded, and what the ledger then holds is the
+result. A cancel that comes meanwhile breaks it off (:mod:`agents.runtime.running`), and the result
+says what is known.
 
 A process that dies leaves its claim behind, and the ledger's lease says what becomes of it. A
 process that lives, but loses the database between doing and recording, keeps the outcome in
@@ -59,7 +60,8 @@ _log = structlog.get_logger(__name__)
 def idempotency_key(step: Step, ctx: Context) -> str:
     """What tells the other side that two calls mean one effect.
 
-    The same over redeliveries and attempts of a run; another one after a person's ``retry``.
+    The same over redeliveries and attempts of a run; another one once a person has begun a new run
+    by a ``retry`` or a ``resolve``.
     """
     parts = (ctx.lane, str(ctx.correlation_id), str(step.run_no), step.step_id)
     return str(uuid5(_IDEMPOTENCY, "\x1f".join(parts)))
@@ -88,12 +90,10 @@ class EffectPolicy:
             InfrastructureError: The ledger cannot be reached; calling again later is safe.
         """
         try:
-            action = self._action_of(step, ctx)
             is_stopped = await _check_approval(step, ctx)
-            _check_parameters(step, action)
-            refusal = await _objection_to_late_parameters(step, ctx)
         except PermanentError as error:
             return _refused(step, error, ctx)
+        allowed = await self._allowed(step, ctx)
         key = (ctx.lane, ctx.correlation_id, step.run_no, step.step_id, step.attempt)
         # One at a time here: the ledger tells processes apart, not tasks of one process.
         async with self._locks.setdefault(key, asyncio.Lock()):
@@ -102,16 +102,30 @@ class EffectPolicy:
                 with ctx.services.running.step_of(ctx.lane, ctx.correlation_id) as running:
                     claim = await self._claim(step, ctx)
                     if claim.result is not None:
-                        return claim.result
+                        # Perhaps of another attempt: what is done is done for each of them.
+                        return claim.result.replace(attempt=step.attempt)
                     if claim.decision == "in_doubt":
                         known = _in_doubt(step, ctx)
                     elif is_stopped or running.is_stopped:
                         known = _not_begun(step, ctx)
-                    elif refusal is not None:
-                        known = _refused(step, refusal, ctx)
+                    elif isinstance(allowed, PermanentError):
+                        known = _refused(step, allowed, ctx)
                     else:
-                        known = await self._carry_out(key, step, action, ctx, running)
+                        known = await self._carry_out(key, step, allowed, ctx, running)
             return await self._settle(key, known, ctx)
+
+    async def _allowed(self, step: Step, ctx: Context) -> ActionSpec | PermanentError:
+        """The action of an approved step, or why it may not be done as things are now.
+
+        An objection holds only for who has claimed the effect: what was done before stays done.
+        """
+        try:
+            action = self._action_of(step, ctx)
+            _check_parameters(step, action)
+            await _check_late_parameters(step, ctx)
+        except PermanentError as error:
+            return error
+        return action
 
     def _action_of(self, step: Step, ctx: Context) -> ActionSpec:
         action = ctx.catalogue.action(step.action)
@@ -184,7 +198,7 @@ class EffectPolicy:
 
 
 async def _check_approval(step: Step, ctx: Context) -> bool:
-    """Whether the execution has been stopped since its plan was approved."""
+    """Whether the execution has been stopped, or begun anew, since the step was dispatched."""
     approval = await ctx.ledger.approval(
         lane=ctx.lane, correlation_id=ctx.correlation_id, plan_id=step.plan_id
     )
@@ -196,7 +210,13 @@ async def _check_approval(step: Step, ctx: Context) -> bool:
             f"but the step belongs to {step.plan_hash[:12]}…"
         )
     check_is_planned(step, approval.steps)
-    return approval.is_stopped
+    if approval.run_no is None or step.run_no == approval.run_no:
+        return approval.is_stopped
+    if step.run_no > approval.run_no:
+        raise UnapprovedStepError(
+            f"the step belongs to run {step.run_no}, but the execution is at run {approval.run_no}"
+        )
+    return True
 
 
 def _check_parameters(step: Step, action: ActionSpec) -> None:
@@ -213,17 +233,16 @@ def _not_begun(step: Step, ctx: Context) -> StepResult:
     return result_of(step, ending, started_at=now, finished_at=now)
 
 
-async def _objection_to_late_parameters(step: Step, ctx: Context) -> PermanentError | None:
-    """What policies have against a step, now that the outputs of earlier steps are known.
+async def _check_late_parameters(step: Step, ctx: Context) -> None:
+    """Have policies judge a step, now that the outputs of earlier steps are known.
 
-    The plan is judged as it would have been had they been known then, at the verdict's moment. An
-    objection holds only for who has claimed the effect: what was done before stays done.
+    The plan is judged as it would have been had they been known then, at the verdict's moment.
 
     Raises:
-        PermanentError: The step is not the one that was approved.
+        PermanentError: They object, or the step is not the one that was approved.
     """
     if not step.resolved:
-        return None
+        return
     recorded = await ctx.ledger.recorded_verdict(lane=ctx.lane, plan_id=step.plan_id)
     if recorded is None:
         raise UnapprovedStepError(f"there is no verdict on plan {step.plan_id}")
@@ -236,10 +255,10 @@ async def _objection_to_late_parameters(step: Step, ctx: Context) -> PermanentEr
         moment=verdict.evaluated_at or recorded.timestamp,
     )
     if assessment.decision == "approved":
-        return None
+        return
     late = ", ".join(step.resolved)
     why = " ".join(reason.text for reason in assessment.reasons)
-    return PermanentError(
+    raise PermanentError(
         sayable(f"with {late} from an earlier step this may not run: {why}"),
         code="policy_denied" if assessment.decision == "denied" else "not_approved",
     )

@@ -105,9 +105,11 @@ class Approval:
     plan_hash: str
     """The verdict is bound to it."""
     is_stopped: bool
-    """Whether the execution is being cancelled or has ended, so that nothing of it may begin."""
+    """Whether the execution is not under way, or not any more, so that nothing of it may begin."""
     steps: Sequence[JsonObject]
     """The steps of the plan that it approves, as JSON."""
+    run_no: int | None = None
+    """The run that the execution is at; ``None`` before the router has written one."""
 
 
 @dataclass(frozen=True, slots=True)

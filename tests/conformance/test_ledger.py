@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import pytest
@@ -375,7 +376,13 @@ async def test_only_an_approved_verdict_of_that_very_execution_gives_a_hash(
 
 @pytest.mark.parametrize(
     ("status", "is_open", "is_stopped"),
-    [("running", True, False), ("cancelling", True, True), ("failed", False, True)],
+    [
+        ("running", True, False),
+        ("paused", True, False),
+        ("planned", True, True),
+        ("cancelling", True, True),
+        ("failed", False, True),
+    ],
 )
 async def test_an_approval_says_whether_the_execution_was_stopped(
     ledger: Ledger, status: str, is_open: bool, is_stopped: bool
@@ -384,11 +391,12 @@ async def test_an_approval_says_whether_the_execution_was_stopped(
     await ledger.record_verdict(approved)
     run_id, plan_id = approved.correlation_id, approved.payload.plan_id
     before = await ledger.approval(lane="", correlation_id=run_id, plan_id=plan_id)
-    await advance(ledger, run_id, moves(run_id, status=status, is_open=is_open))
+    stands: dict[str, Any] = {"status": status, "is_open": is_open, "document": b'{"run_no": 3}'}
+    await advance(ledger, run_id, moves(run_id, **stands))
     after = await ledger.approval(lane="", correlation_id=run_id, plan_id=plan_id)
     steps = [step.model_dump(mode="json") for step in approved.payload.plan.steps]
     assert before == Approval(approved.payload.plan_hash, is_stopped=False, steps=steps)
-    assert after == Approval(approved.payload.plan_hash, is_stopped, steps)
+    assert after == Approval(approved.payload.plan_hash, is_stopped, steps, run_no=3)
 
 
 async def test_every_step_of_a_plan_is_told_the_same_of_it(ledger: Ledger) -> None:

@@ -117,7 +117,8 @@ class Execution:
         happened: Any = (
             message_with(event, name=f"event {self.count}") if isinstance(event, Payload) else event
         )
-        answer = react(self.run, happened, now=self.now, jitter=0.0, broker_id="broker", issuer=ANN)
+        broker = "another" if isinstance(event, BrokerLost) else "broker"
+        answer = react(self.run, happened, now=self.now, jitter=0.0, broker_id=broker, issuer=ANN)
         if isinstance(answer, Moved):
             self.run = answer.run
             self.started.extend(answer.dispatch)

@@ -205,8 +205,12 @@ class Assignment:
 
     async def cancel(self) -> None:
         """Write into the ledger that the execution is being cancelled, as the router does."""
-        run_id = self.correlation_id
-        await advance(self.rig.ledger, run_id, moves(run_id, status="cancelling"))
+        await self.stands("cancelling")
+
+    async def stands(self, status: str, run_no: int = 1) -> None:
+        """Write into the ledger how the execution stands."""
+        run_id, document = self.correlation_id, f'{{"run_no": {run_no}}}'.encode()
+        await advance(self.rig.ledger, run_id, moves(run_id, status=status, document=document))
 
     async def run(self, handler: Handler) -> StepResult:
         """Hand the step to an executor's handler."""

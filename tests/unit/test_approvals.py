@@ -43,6 +43,7 @@ class Waiting:
     """An execution that waits for approval, as the router would drive it."""
 
     obligations: tuple[Obligation, ...] = (ONE,)
+    first: Verdict | None = None
     run: Run = field(init=False)
     now: datetime = EPOCH
     sent_back: list[Plan] = field(default_factory=list)
@@ -50,7 +51,8 @@ class Waiting:
     count: int = 0
 
     def __post_init__(self) -> None:
-        self.run = self._moved(None, verdict("needs_approval", *self.obligations), None)
+        first = self.first or verdict("needs_approval", *self.obligations)
+        self.run = self._moved(None, first, None)
 
     def sees(
         self, event: Payload | Wakeup | BrokerLost | GivenUp, by: Issuer | Refusal | None = None
@@ -94,7 +96,8 @@ class Waiting:
         happened = (
             message_with(event, name=f"event {self.count}") if isinstance(event, Payload) else event
         )
-        answer = react(run, happened, now=self.now, jitter=0.0, broker_id="broker", issuer=by)
+        broker = "another" if isinstance(event, BrokerLost) else "broker"
+        answer = react(run, happened, now=self.now, jitter=0.0, broker_id=broker, issuer=by)
         if isinstance(answer, Moved):
             self.started += len(answer.dispatch)
             self.sent_back += [] if answer.plan is None else [answer.plan]
@@ -356,6 +359,16 @@ def test_it_can_be_cancelled_while_it_waits(judged: bool) -> None:
     waiting.sees(command("cancel", "ann"))
     assert waiting.status is ExecutionStatus.CANCELLED
     assert waiting.approve("bob") == "refused"
+
+
+def test_approvals_that_a_verdict_brings_along_are_not_the_router_s() -> None:
+    forged = PLAN.replace(approvals=tuple(people("bob", "carol")), finished=("only",))
+    waiting = Waiting(first=verdict("needs_approval", TWO, plan=forged))
+    assert waiting.approvers == []
+    waiting.sees(command("cancel", "ann"))
+    waiting.sees(command("retry", "ann"))
+    [again] = waiting.sent_back
+    assert (again.evaluation, again.approvals, again.finished) == (2, (), ())
 
 
 def test_before_there_is_an_execution_nothing_can_be_approved() -> None:

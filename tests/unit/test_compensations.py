@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agents.planner import plan
+from agents.policies.rules import out_of_order, played_down
 from agents.runtime.budgets import most_of
 from agents.runtime.catalogue import Catalogue, load_catalogue
 from agents.runtime.declarations import DeclarationError
@@ -93,6 +94,13 @@ async def test_compensations_are_held_back_but_not_expected_to_cost(tmp_path: Pa
     assert isinstance(done, Plan)
     assert (done.cost.total, most_of(done)) == (Decimal(1), Decimal(8))
     assert most_of(done.replace(finished=("one",))) == Decimal(6), "it may still be undone"
+
+
+async def test_the_safety_checker_takes_such_a_plan(tmp_path: Path) -> None:
+    given = catalogue(tmp_path)
+    done = await made(given, make(), make("two"))
+    assert isinstance(done, Plan)
+    assert [*out_of_order(done), *played_down(done, given)] == []
 
 
 async def test_the_hash_covers_what_a_failure_leads_to(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from support.clocks import RecordingClock
 from support.steps import Assignment, Rig, action
 
 from agents.runtime.assessment import Assessment, NoPolicies
+from agents.runtime.catalogue import ActionSpec
 from agents.runtime.context import Services
 from agents.runtime.effects import EffectPolicy
 from agents.runtime.errors import (
@@ -191,10 +192,41 @@ async def test_a_verdict_on_another_plan_hash_does_not_count() -> None:
     assert spy.calls == 0
 
 
-async def test_an_action_that_the_catalogue_does_not_have_is_refused() -> None:
-    assignment = (await rig_for().approved()).but(action="test.act_typo")
-    result = await outcome(Spy({}), assignment)
-    assert failure_code(result) == ("failed", "unknown_action", False)
+async def test_an_action_that_the_catalogue_does_not_have_any_more_is_refused() -> None:
+    spy, rig = Spy({}), rig_for()
+    assignment = await rig.approved()
+    rig.actions = (action("test.other"),)
+    assert failure_code(await outcome(spy, assignment)) == ("failed", "unknown_action", False)
+    assert spy.calls == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(action("test.other"), id="the action is gone"),
+        pytest.param(action(executor="other"), id="somebody else does it"),
+        pytest.param(action(effect="idempotent"), id="it means something else"),
+        pytest.param(action(effect="effect", parameters={"more": "string"}), id="it wants more"),
+    ],
+)
+async def test_what_was_done_before_the_catalogue_changed_stays_done(changed: ActionSpec) -> None:
+    spy, rig = Spy({"n": 1}), rig_for("effect")
+    assignment = await rig.approved()
+    first = await outcome(spy, assignment)
+    rig.actions = (changed,)
+    assert await outcome(spy, assignment) == first
+    assert (first.status, spy.calls) == ("success", 1)
+
+
+async def test_what_a_dead_process_left_in_doubt_stays_so_when_the_catalogue_changes() -> None:
+    spy, rig = Spy({"n": 1}), rig_for("effect")
+    assignment = await rig.approved()
+    message, now = assignment.context.message, rig.clock.now()
+    await rig.ledger.claim_effect(
+        message, owner="dead", lease_until=now - timedelta(seconds=1), now=now
+    )
+    rig.actions = (action("test.other"),)
+    assert failure_code(await outcome(spy, assignment)) == ("unknown", "effect_unknown", False)
 
 
 async def test_an_action_of_another_executor_is_refused() -> None:
@@ -248,6 +280,35 @@ async def test_a_step_that_was_done_before_a_cancel_stays_done() -> None:
     await assignment.cancel()
     assert await outcome(spy, assignment) == first
     assert first.status == "success"
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+async def test_a_step_of_an_earlier_run_does_not_begin_beside_the_new_one(effect: str) -> None:
+    spy, rig = Spy({"n": 1}), rig_for(effect)
+    assignment = await rig.approved()
+    await assignment.stands("running", run_no=2)
+    assert failure_code(await outcome(spy, assignment)) == ("failed", "cancelled", False)
+    assert (await outcome(spy, assignment.but(run_no=2))).status == "success"
+    assert spy.calls == 1
+
+
+@pytest.mark.parametrize("run_no", [2, 77])
+async def test_a_step_of_a_run_that_the_router_has_not_begun_is_not_approved(run_no: int) -> None:
+    spy, rig = Spy({"n": 1}), rig_for("effect")
+    assignment = await rig.approved()
+    await assignment.stands("running")
+    result = await outcome(spy, assignment.but(run_no=run_no))
+    assert failure_code(result) == ("failed", "not_approved", False)
+    assert spy.calls == 0
+
+
+@pytest.mark.parametrize("status", ["planned", "needs_approval", "cancelling", "failed"])
+async def test_a_step_begins_only_while_its_execution_is_under_way(status: str) -> None:
+    spy, rig = Spy({"n": 1}), rig_for("idempotent")
+    assignment = await rig.approved()
+    await assignment.stands(status)
+    assert failure_code(await outcome(spy, assignment)) == ("failed", "cancelled", False)
+    assert spy.calls == 0
 
 
 # --- what came from earlier steps
@@ -358,6 +419,15 @@ async def test_a_failed_attempt_stays_failed_and_the_next_attempt_runs() -> None
     assert (await outcome(spy, assignment)).status == "failed"
     assert spy.calls == 1
     assert (await outcome(spy, assignment.but(attempt=2))).output == {"n": 2}
+
+
+async def test_what_one_attempt_has_done_is_the_result_of_the_next() -> None:
+    spy, rig = Spy({"n": 1}, {"n": 2}), rig_for("idempotent")
+    assignment = await rig.approved()
+    first = await outcome(spy, assignment)
+    second = await outcome(spy, assignment.but(attempt=2))
+    assert second == first.replace(attempt=2)
+    assert spy.calls == 1
 
 
 async def test_the_idempotency_key_is_that_of_the_effect_not_of_the_attempt() -> None:

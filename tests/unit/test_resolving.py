@@ -1,13 +1,13 @@
 """Somebody says what became of an effect in doubt: the ledger holds it, the execution goes on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from support.approvals import REQUEST, People, command, envelope
 
-from agents.router import route
+from agents.router import route, tick
 from agents.runtime.context import Services
 from agents.runtime.errors import DatabaseUnavailableError
 from agents.runtime.outcomes import MAX_OUTPUT
@@ -200,6 +200,47 @@ async def test_the_ledger_holds_it_with_who_and_why(outcome: str, status: str) -
     assert (effect.resolved.by, effect.resolved.reason) == ("bob", "I have looked")
     claim = await on.claims("pay")
     assert (claim.decision, claim.result) == ("recorded", effect.result)
+
+
+async def test_what_undoes_a_step_needs_its_outputs_as_well() -> None:
+    book = planned("book")
+    pay = planned("pay").replace(on_failure="compensate")
+    undo = planned("undo-book", "book", room="${steps.book.output.room}")
+    on = await desk(book, pay, undo.replace(compensates="book"))
+    await on.claims("pay")
+    await on.told(result(on.step("pay").payload, "failed"))
+    await on.leaves_in_doubt("book")
+    refusal = await on.resolves(said("book"))
+    assert "say what room is" in (refusal.reason or "")
+    assert (await on.resolves(said("book", output={"room": "4"}))).is_accepted
+    assert on.step("undo-book").payload.parameters == {"room": "4"}
+
+
+async def test_a_paused_execution_stays_paused_when_the_doubt_is_gone() -> None:
+    on = await desk(*CHAIN)
+    await on.hears(PEOPLE.keys["ann"].sign(envelope(command("pause", "ann", reason="lunch"))))
+    await on.leaves_in_doubt("pay")
+    assert on.stands == ("unknown", 1)
+    assert (await on.resolves(said(output={"receipt": "r-1"}))).is_accepted
+    assert on.stands == ("paused", 2)
+    assert len(of(Step, on.sent)) == 1, "nothing is begun"
+    resume = command("resume", "ann", reason="back again")
+    await on.hears(PEOPLE.keys["ann"].sign(envelope(resume)))
+    assert on.step("tell").payload.parameters == {"text": "r-1"}
+
+
+@pytest.mark.parametrize(("order", "stands"), [("cancel", "cancelled"), ("pause", "paused")])
+async def test_what_was_wanted_outlives_the_broker_and_the_doubt(order: str, stands: str) -> None:
+    on = await desk(*CHAIN)
+    await on.claims("pay")
+    await on.hears(PEOPLE.keys["ann"].sign(envelope(command(order, "ann", reason="so be it"))))
+    on.services = replace(on.services, broker_id="another")
+    on.sent += [row.message for row in await tick(on.services, 0)]
+    assert on.stands == ("failed", 1)
+    await on.services.clock.sleep(61)  # whoever held the effect is gone with its lease
+    await on.resolves(said(output={"receipt": "r-1"}))
+    assert on.stands == (stands, 2)
+    assert len(of(Step, on.sent)) == 1, "nothing is begun"
 
 
 async def test_a_cancelled_execution_stays_cancelled_when_the_doubt_is_gone() -> None:

@@ -7,6 +7,7 @@ import pytest
 from support.executions import Execution, command, planned, verdict
 
 from agents.routing.events import Wakeup
+from agents.routing.failing import completed
 from schemas import PlanStep
 
 
@@ -34,6 +35,15 @@ def test_what_was_done_is_undone_the_last_one_first_and_one_after_the_other() ->
     execution.ends("undo-b")
     assert (execution.status, execution.state.code) == ("failed", "compensated")
     assert execution.state.reason == ("step c (service.status): it answered 503; undone: a, b")
+
+
+def test_what_is_done_a_second_time_is_undone_once() -> None:
+    execution = failing(effect="idempotent")
+    for step_id in ("a", "b"):
+        execution.ends(step_id)
+    run = completed(execution.run, "a")
+    assert run.completed == ("b", "a")
+    assert completed(run, "c") is run, "nothing undoes it"
 
 
 def test_undoing_belongs_to_the_same_plan_and_verdict_and_can_use_outputs() -> None:

@@ -19,6 +19,7 @@ from support.executions import (
 
 from agents.routing.diagram import drawn_in
 from agents.routing.events import BrokerLost, Wakeup
+from agents.routing.machine import react
 from agents.routing.transitions import TRANSITIONS, IllegalTransitionError, check
 from agents.runtime.ports import Refusal
 from agents.runtime.settings import ROOT
@@ -235,6 +236,13 @@ def test_a_broker_that_is_gone_ends_its_open_runs_only() -> None:
     assert execution.run is not None
     assert execution.run.code == "broker_reset"
     assert execution.sees(BrokerLost()) is None
+
+
+def test_a_run_of_the_broker_that_is_there_goes_on() -> None:
+    execution = Execution()
+    execution.sees(verdict(planned("a")))
+    answer = react(execution.run, BrokerLost(), now=execution.now, jitter=0.0, broker_id="broker")
+    assert answer is None
 
 
 @pytest.mark.parametrize("waits_for", ["approval", "resume"])

@@ -338,6 +338,18 @@ async def test_without_a_run_there_are_no_approvals_and_no_second_evaluation(
         await verdict_on(approved_by("bob", "carol").replace(**changes))
 
 
+async def test_a_plan_that_was_judged_keeps_its_verdict_whatever_came_after_it() -> None:
+    plan = approved_by("bob", "carol")
+    services = await where_router_took(plan)
+    first = await verdict_on(plan, services)
+    # A retry has dropped the approvals since, as they have grown old.
+    later = await where_router_took(plan.replace(approvals=(), evaluation=3))
+    recorded = await services.ledger.recorded_verdict(lane="", plan_id=test_id("message"))
+    assert recorded is not None
+    await later.ledger.record_verdict(recorded)
+    assert await verdict_on(plan, later) == first
+
+
 async def test_one_forged_approval_among_true_ones_is_refused() -> None:
     true = approved_by("bob")
     forged = approved_by("bob", "carol")

@@ -7,6 +7,8 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import from_json
+
 from agents.runtime.budgets import Accounts, Budget, BudgetUse, Per
 from agents.runtime.clock import SystemClock
 from agents.runtime.ledger.claims import (
@@ -130,9 +132,10 @@ class MemoryLedger:
         verdict, run = message.payload, self._runs.get((lane, correlation_id))
         if verdict.decision != "approved":
             return None
-        is_stopped = run is not None and (not run.is_open or run.status == "cancelling")
+        is_stopped = run is not None and run.status not in ("running", "paused")
+        run_no = None if run is None else from_json(run.document).get("run_no")
         steps = [step.model_dump(mode="json") for step in verdict.plan.steps]
-        return Approval(verdict.plan_hash, is_stopped, steps)
+        return Approval(verdict.plan_hash, is_stopped, steps, run_no)
 
     async def stopping(self, executions: Collection[RunKey]) -> Collection[RunKey]:
         """See :meth:`agents.runtime.ports.Ledger.stopping`."""

@@ -86,10 +86,10 @@ class VerdictStore:
             _SQL.approvals, ([plan_id for _, _, plan_id in remembered], *columns(wanted, 3))
         )
         found = {}
-        for *key, plan_hash, is_stopped, message in rows:
+        for *key, plan_hash, is_stopped, run_no, message in rows:
             asked = (key[0], key[1], key[2])
             steps = remembered[asked] if message is None else self._read(asked, message)
-            found[asked] = Approval(plan_hash, is_stopped, steps)
+            found[asked] = Approval(plan_hash, is_stopped, steps, run_no)
         return [found.get(key) for key in keys]
 
     def _read(self, key: ApprovalKey, message: str) -> Sequence[JsonObject]:

@@ -16,7 +16,8 @@ JOIN ledger.verdicts AS recorded USING (lane, plan_id);
 -- name: approvals
 -- A verdict is as large as its plan, and is asked for by every step of it.
 SELECT recorded.lane, recorded.correlation_id, recorded.plan_id, recorded.plan_hash,
-    coalesce(run.status = 'cancelling' OR NOT run.is_open, false),
+    coalesce(run.status NOT IN ('running', 'paused'), false),
+    (run.document::json ->> 'run_no')::integer,
     CASE WHEN recorded.plan_id <> ALL (%b::uuid[]) THEN recorded.message END
 FROM unnest(%b::text[], %b::uuid[], %b::uuid[]) AS wanted (lane, correlation_id, plan_id)
 JOIN ledger.verdicts AS recorded USING (lane, plan_id, correlation_id)

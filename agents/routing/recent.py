@@ -10,8 +10,9 @@ from uuid import UUID
 
 from agents.routing.run import Run
 
-MOST_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of the documents whose runs are kept: some thousand runs of a few steps each."""
+MOST_BYTES: Final = 2 * 1024 * 1024
+"""Bytes of the documents whose runs are kept: about a thousand runs of a few steps each. As values
+they take ten times as much."""
 
 
 class RecentRuns:

@@ -149,6 +149,6 @@ class KafkaConfig:
             # thrown away and fetched again.
             "fetch.queue.backoff.ms": 10,
             "queued.min.messages": 2_000,
-            "queued.max.messages.kbytes": 16_384,
+            "queued.max.messages.kbytes": 8_192,
             "topic.metadata.refresh.interval.ms": 30_000,
         }

@@ -79,7 +79,7 @@ class World:
                 correlation_id=self.run_id,
                 event_id=event_id,
                 now=self.now,
-                broker_id="broker",
+                broker_id="another" if isinstance(event, BrokerLost) else "broker",
                 limits=LIMITS,
                 issuer=BOB,
             ),

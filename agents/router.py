@@ -96,17 +96,16 @@ async def route(
     resolved = None
     if isinstance(event, Command) and event.kind == "resolve" and isinstance(issuer, Issuer):
         resolved = await _resolved(message, issuer, ctx)
-    event_id = _inbox_id(message)
     return await ctx.ledger.advance(
         lane=ctx.lane,
         correlation_id=ctx.correlation_id,
-        event_id=event_id,
+        event_id=_inbox_id(message),
         decide=lambda record: decide(
             record,
             message,
             lane=ctx.lane,
             correlation_id=ctx.correlation_id,
-            event_id=event_id,
+            event_id=message.message_id,
             now=ctx.now(),
             broker_id=ctx.services.broker_id,
             limits=_limits(ctx.services),

@@ -14,10 +14,12 @@ FROM unnest(%b::text[], %b::uuid[]) AS wanted (lane, plan_id)
 JOIN ledger.verdicts AS recorded USING (lane, plan_id);
 
 -- name: approvals
--- A verdict is as large as its plan, and is asked for by every step of it.
+-- A verdict is as large as its plan, and is asked for by every step of it. The run's number is taken
+-- from the text of its document, as one that holds U+0000 cannot be read as JSON here: it stands among
+-- the first fields, and in a string its quotes would be escaped.
 SELECT recorded.lane, recorded.correlation_id, recorded.plan_id, recorded.plan_hash,
     coalesce(run.status NOT IN ('running', 'paused'), false),
-    (run.document::json ->> 'run_no')::integer,
+    substring(run.document FROM '"run_no": ?([0-9]+)')::integer,
     CASE WHEN recorded.plan_id <> ALL (%b::uuid[]) THEN recorded.message END
 FROM unnest(%b::text[], %b::uuid[], %b::uuid[]) AS wanted (lane, correlation_id, plan_id)
 JOIN ledger.verdicts AS recorded USING (lane, plan_id, correlation_id)

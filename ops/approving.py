@@ -14,13 +14,11 @@ from rich.text import Text
 from agents.routing.approvals import describe_all
 from agents.runtime.settings import PREFIX, Settings, load_settings
 from ops import render
-from ops.approvals import Decision, NoAnswerError, Pending, decide, pending, speaker_of, waiting
+from ops.answers import show_answer
+from ops.approvals import Decision, Pending, decide, pending, speaker_of, waiting
 from ops.history import connected
 from ops.keys import login, make_key
-from schemas import CommandAnswer
 
-_REFUSED: Final = 1
-_OUT_OF_TIME: Final = 3
 _SHORT_ID: Final = 8
 
 approvals_app = typer.Typer(help="See what waits for approval, and make keys for approvers.")
@@ -51,8 +49,9 @@ def run(
         about = pending(connection, given, lane=settings.lane)
         if not as_json:
             render.console().print(_plan(about), soft_wrap=True)
-        try:
-            answer = decide(
+        return show_answer(
+            about.correlation_id,
+            lambda: decide(
                 settings,
                 connection,
                 decision,
@@ -61,26 +60,9 @@ def run(
                 reason=reason,
                 plan_hash=plan_hash,
                 timeout=timeout,
-            )
-        except NoAnswerError as error:
-            typer.echo(error.reason, err=True)
-            return _OUT_OF_TIME
-    if as_json:
-        render.print_json(
-            {"correlation_id": about.correlation_id, **answer.model_dump(mode="json")}
+            ),
+            as_json=as_json,
         )
-    else:
-        render.console().print(said(answer), soft_wrap=True)
-    return 0 if answer.is_accepted else _REFUSED
-
-
-def said(answer: CommandAnswer) -> Text:
-    """The router's answer, on a line."""
-    if answer.is_accepted:
-        return Text(answer.reason or f"{answer.kind}: done", "green")
-    return Text.assemble(
-        ("refused  ", "bold red"), answer.reason or "", (f"  {answer.code}", "dim")
-    )
 
 
 @approvals_app.command("ls")

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from uuid import UUID
 
-import typer
 from psycopg import Connection
 
 from agents.runtime.commands import Address, Speaker, make_command
 from agents.runtime.database import translated_errors
 from agents.runtime.queries import load_queries
 from agents.runtime.settings import Settings
-from ops import render
-from ops.approvals import NoAnswerError, send, speaker_of, wait_for_answer
-from ops.approving import said
+from ops.answers import show_answer
+from ops.approvals import send, speaker_of, wait_for_answer
 from ops.history import History, UnknownExecutionError, connected
 from ops.keys import login
 from schemas import CommandAnswer
@@ -23,8 +21,6 @@ from schemas import CommandAnswer
 Order = Literal["cancel", "pause", "resume", "retry"]
 
 _SQL: Final = load_queries(Path(__file__).with_suffix(".sql"))
-_REFUSED: Final = 1
-_OUT_OF_TIME: Final = 3
 
 
 def run(
@@ -49,20 +45,13 @@ def run(
     speaker = speaker_of(settings, by or login(), key)
     with connected(settings) as connection:
         about = address_of(connection, given, lane=settings.lane)
-        try:
-            answer = command(
+        return show_answer(
+            about.correlation_id,
+            lambda: command(
                 settings, connection, order, about, speaker, reason=reason, timeout=timeout
-            )
-        except NoAnswerError as error:
-            typer.echo(error.reason, err=True)
-            return _OUT_OF_TIME
-    if as_json:
-        render.print_json(
-            {"correlation_id": about.correlation_id, **answer.model_dump(mode="json")}
+            ),
+            as_json=as_json,
         )
-    else:
-        render.console().print(said(answer), soft_wrap=True)
-    return 0 if answer.is_accepted else _REFUSED
 
 
 def command(

@@ -18,8 +18,8 @@ from rich.text import Text
 from agents.runtime.errors import MillstreamError
 from agents.runtime.settings import PREFIX
 from ops import render
+from ops.answers import said
 from ops.approvals import decide, speaker_of, wait_for_approval
-from ops.approving import said
 from ops.history import History, connected, opened
 from ops.stack import Stack, StackOptions
 from ops.story import APPROVERS, STORY, Scene

@@ -17,15 +17,14 @@ from agents.runtime.declarations import Duration
 from agents.runtime.ledger.claims import EffectStatus
 from agents.runtime.settings import PREFIX, Settings, load_settings
 from ops import render
-from ops.approvals import NoAnswerError, speaker_of
-from ops.approving import said
+from ops.answers import show_answer
+from ops.approvals import speaker_of
 from ops.effects import Effect, Which, effects, find, resolve
 from ops.history import connected
 from ops.keys import login
 from schemas import JsonObject
 
 _REFUSED: Final = 1
-_OUT_OF_TIME: Final = 3
 _SHORT_ID: Final = 8
 _DURATION: Final = TypeAdapter[timedelta](Duration)
 _STATUSES: Final[dict[str, EffectStatus]] = {each: each for each in get_args(EffectStatus)}
@@ -141,8 +140,9 @@ def resolve_effect(
     speaker = speaker_of(settings, by or login(), key)
     with connected(settings) as connection:
         about = find(connection, execution, lane=settings.lane)
-        try:
-            answer = resolve(
+        code = show_answer(
+            about,
+            lambda: resolve(
                 settings,
                 connection,
                 about,
@@ -152,16 +152,10 @@ def resolve_effect(
                 reason=reason,
                 output=given,
                 timeout=timeout,
-            )
-        except NoAnswerError as error:
-            typer.echo(error.reason, err=True)
-            raise typer.Exit(_OUT_OF_TIME) from None
-    if as_json:
-        render.print_json({"correlation_id": about, **answer.model_dump(mode="json")})
-    else:
-        render.console().print(said(answer), soft_wrap=True)
-    if not answer.is_accepted:
-        raise typer.Exit(_REFUSED)
+            ),
+            as_json=as_json,
+        )
+    raise typer.Exit(code)
 
 
 def _settings(database: str | None, kafka: str | None = None) -> Settings:

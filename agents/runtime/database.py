@@ -43,7 +43,9 @@ _ANSWER_GRACE: Final = 5.0
 """Seconds beyond the server's own time limit after which its answer is not waited for any more."""
 _LOOK_SECONDS: Final = 0.1
 """How often a connection that waits looks at the time; psycopg's own default."""
-_CONFLICTS: Final = (errors.SerializationFailure, errors.DeadlockDetected)
+CONFLICTS: Final = (errors.SerializationFailure, errors.DeadlockDetected)
+"""What ends a transaction only because of another one; it may be tried again."""
+DivisionByZero = errors.DivisionByZero
 
 
 class ConflictError(Exception):
@@ -187,11 +189,11 @@ class Database:
         for _ in range(_TRIES - 1):
             try:
                 return await self._attempt(work)
-            except (ConflictError, *_CONFLICTS):
+            except (ConflictError, *CONFLICTS):
                 await asyncio.sleep(0)
         try:
             return await self._attempt(work)
-        except (ConflictError, *_CONFLICTS) as error:
+        except (ConflictError, *CONFLICTS) as error:
             raise DatabaseUnavailableError(
                 f"a transaction lost against others {_TRIES} times: {error}"
             ) from error
@@ -288,7 +290,7 @@ def translated_errors() -> Iterator[None]:
     """
     try:
         yield
-    except _CONFLICTS:
+    except CONFLICTS:
         raise
     except _UNAVAILABLE as error:
         raise DatabaseUnavailableError(_reason(error)) from error

@@ -19,11 +19,12 @@ EffectKey = tuple[str, UUID, int, str]
 UNSETTLED: Final[frozenset[EffectStatus]] = frozenset({"started", "unknown"})
 """Nobody can say yet whether the effect happened."""
 
-_SETTLED: Final[dict[str, EffectStatus]] = {
+SETTLED: Final[dict[str, EffectStatus]] = {
     "success": "done",
     "failed": "failed",
     "unknown": "unknown",
 }
+"""What an effect is once a step has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class Settlement:
         return (
             replace(
                 held,
-                status=_SETTLED[self.result.status],
+                status=SETTLED[self.result.status],
                 result=self.result,
                 settled_at=self.now,
             ),
@@ -177,7 +178,7 @@ class Resolving:
             return held, Refusal("refused", reason)
         if held.status in UNSETTLED:
             return replace(self._settled(), owner=held.owner, claimed_at=held.claimed_at), result
-        is_agreed = held.status == _SETTLED[result.status] or (
+        is_agreed = held.status == SETTLED[result.status] or (
             held.resolved is not None and held.resolved.command_id == given.command_id
         )
         if is_agreed and held.result is not None:
@@ -189,7 +190,7 @@ class Resolving:
         given, result = self.resolution, self.resolution.result
         return EffectRecord(
             attempt=result.attempt,
-            status=_SETTLED[result.status],
+            status=SETTLED[result.status],
             owner=given.resolved_by,
             lease_until=given.now,
             plan_id=given.plan_id,

@@ -1,5 +1,11 @@
-"""The effect ledger in Postgres: rows are locked, ``claims`` decides, rows are written."""
+"""The effect ledger in Postgres.
 
+Most calls are the first claim of an effect, or the outcome from who has claimed it: a batch of
+these is one statement, which does what :mod:`agents.runtime.ledger.claims` would decide. For all
+others rows are locked, ``claims`` decides, rows are written.
+"""
+
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,22 +14,28 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from agents.runtime.database import ConflictError, Connection, Database, Row
+from agents.runtime.database import CONFLICTS, ConflictError, Connection, Database, Row
 from agents.runtime.ledger.claims import (
+    SETTLED,
     Answer,
     Call,
+    Claim,
     EffectKey,
     EffectRecord,
     Resolved,
+    Resolving,
+    Settlement,
     apply_to,
 )
 from agents.runtime.ledger.columns import columns
+from agents.runtime.ports import EffectClaim
 from agents.runtime.queries import bind_queries
 from schemas import StepResult
 
 
 @dataclass(frozen=True)
 class _Queries:
+    act_at_once: bytes
     insert_effects: bytes
     lock_effects: bytes
     update_effects: bytes
@@ -41,8 +53,36 @@ class EffectStore:
         self._database = database
 
     async def apply(self, calls: Sequence[Call]) -> list[Answer | Exception]:
-        """Claim, settle and resolve in the order of the calls, in one transaction."""
+        """Claim, settle and resolve; calls about one effect in their order."""
+        done = await self._at_once(calls)
+        rest = [call for call in calls if call.key not in done]
+        decided = iter(await self._under_locks(rest) if rest else ())
+        return [done[call.key] if call.key in done else next(decided) for call in calls]
 
+    async def _at_once(self, calls: Sequence[Call]) -> dict[EffectKey, Answer]:
+        """Do what needs no look before; answers for what was done, by effect."""
+        times = Counter(call.key for call in calls)
+        once = [
+            call
+            for call in sorted(calls, key=_key_of_call)
+            if times[call.key] == 1 and not isinstance(call, Resolving)
+        ]
+        claims = [call for call in once if isinstance(call, Claim)]
+        settlements = [call for call in once if isinstance(call, Settlement)]
+        values = (*columns(map(_claim, claims), 11), *columns(map(_outcome, settlements), 9))
+        try:
+            rows = await self._database.fetch(_SQL.act_at_once, values) if once else []
+        except CONFLICTS:
+            return {}
+        done: dict[EffectKey, Answer] = {}
+        asked: dict[EffectKey, Claim | Settlement] = {call.key: call for call in once}
+        for row in rows:
+            key = (row[0], row[1], row[2], row[3])
+            call = asked[key]
+            done[key] = EffectClaim("go") if isinstance(call, Claim) else call.result
+        return done
+
+    async def _under_locks(self, calls: Sequence[Call]) -> list[Answer | Exception]:
         async def work(connection: Connection) -> list[Answer | Exception]:
             held = await _lock(connection, {call.key for call in calls})
             after = dict(held)
@@ -77,6 +117,33 @@ async def _write(
             raise ConflictError("somebody else has claimed an effect")
 
 
+def _claim(call: Claim) -> tuple[Any, ...]:
+    step = call.message.payload
+    return (
+        *call.key,
+        step.attempt,
+        call.owner,
+        call.lease_until,
+        step.plan_id,
+        step.plan_hash,
+        step.action,
+        call.now,
+    )
+
+
+def _outcome(call: Settlement) -> tuple[Any, ...]:
+    attempt, status = call.message.payload.attempt, SETTLED[call.result.status]
+    return (*call.key, attempt, call.owner, status, _json(call.result), call.now)
+
+
+def _json(result: StepResult) -> str:
+    return to_json(result, inf_nan_mode="constants").decode()
+
+
+def _key_of_call(call: Call) -> tuple[Any, ...]:
+    return _key_of_row(call.key)
+
+
 def _record(row: Row) -> EffectRecord:
     attempt, status, owner, lease_until, plan_id, plan_hash, action, result, *moments = row
     claimed_at, settled_at, resolution = moments
@@ -105,9 +172,7 @@ def _row(key: EffectKey, record: EffectRecord) -> tuple[Any, ...]:
         record.plan_id,
         record.plan_hash,
         record.action,
-        None
-        if record.result is None
-        else to_json(record.result, inf_nan_mode="constants").decode(),
+        None if record.result is None else _json(record.result),
         record.claimed_at,
         record.settled_at,
         None if record.resolved is None else _RESOLVED.dump_json(record.resolved).decode(),

@@ -1,10 +1,11 @@
 """Runs, inbox and outbox in Postgres.
 
-A batch of events is one transaction of three exchanges: what is known (inbox, runs, outbox), what
-changes, commit. Locks are taken in one order by everybody: first the events of the batch by id,
-then its runs by id; rows of the outbox are never waited for. The one deadlock left, between
-transactions that create the same runs while they hold others, is ended by Postgres and tried
-again.
+Most batches of events are written by one statement, see :mod:`agents.runtime.ledger.moves`. Any
+other is one transaction of three exchanges: what is known (inbox, runs, outbox), what changes,
+commit. Locks are taken in one order by everybody: first the events of the batch by id, then its
+runs by id; rows of the outbox are never waited for. The deadlocks that are left, between
+transactions that create the same runs while they hold others, or that write at once, are ended by
+Postgres and tried again.
 """
 
 from collections import defaultdict
@@ -15,11 +16,20 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from agents.runtime.database import ConflictError, Connection, Database, Row
+from agents.runtime.database import ConflictError, Connection, Database
 from agents.runtime.ledger.columns import columns
 from agents.runtime.ledger.events import Changes, Event, EventKey, RunKey, Taken, apply
 from agents.runtime.ledger.messages import decode_message
+from agents.runtime.ledger.moves import Moves
 from agents.runtime.ledger.postgres_budgets import settle
+from agents.runtime.ledger.rows import (
+    Pending,
+    by_run_id,
+    emission_columns,
+    event_columns,
+    run_columns,
+    run_of,
+)
 from agents.runtime.ports import Clock, OutboxRow, Refusal, RunRecord
 from agents.runtime.queries import bind_queries
 
@@ -45,8 +55,6 @@ class _Queries:
 
 _SQL: Final = bind_queries(Path(__file__).with_name("runs.sql"), _Queries)
 
-Pending = Mapping[RunKey, Sequence[tuple[int, str]]]
-"""What the outbox held before the batch: row id and JSON by run."""
 Rows = list[OutboxRow[Any]]
 
 
@@ -65,11 +73,15 @@ class RunStore:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._moves = Moves(database, clock)
 
     async def advance(
         self, events: Sequence[Event], *, sent: Sequence[int]
     ) -> list[Rows | Exception]:
         """Apply ``events`` and forget the outbox rows ``sent``, in one transaction."""
+        moved = await self._moves.attempt(events, sent=sent)
+        if moved is not None:
+            return _answers(moved.changes, moved.pending, moved.row_ids)
 
         async def work(connection: Connection) -> list[Rows | Exception]:
             known = await _read(connection, events, sent, self._clock.now())
@@ -94,7 +106,7 @@ class RunStore:
     async def find(self, *, lane: str, correlation_id: UUID) -> RunRecord | None:
         """One run, if there is one."""
         rows = await self._database.fetch(_SQL.run, (lane, correlation_id))
-        return _run(rows[0]) if rows else None
+        return run_of(rows[0]) if rows else None
 
     async def stopping(self, executions: Collection[RunKey]) -> list[RunKey]:
         """Those of the executions that are being cancelled."""
@@ -103,33 +115,32 @@ class RunStore:
 
     async def due(self, *, lane: str, now: datetime, limit: int) -> list[RunRecord]:
         """Open runs whose time has come, earliest first."""
-        return [_run(row) for row in await self._database.fetch(_SQL.due, (lane, now, limit))]
+        return [run_of(row) for row in await self._database.fetch(_SQL.due, (lane, now, limit))]
 
     async def open_runs(self, *, lane: str, after: UUID | None, limit: int) -> list[RunRecord]:
         """Open runs by id, from behind ``after`` on."""
         rows = await self._database.fetch(
             _SQL.open_runs, {"lane": lane, "after": after, "limit": limit}
         )
-        return [_run(row) for row in rows]
+        return [run_of(row) for row in rows]
 
 
 async def _read(
     connection: Connection, events: Sequence[Event], sent: Sequence[int], now: datetime
 ) -> _Known:
-    inbox = sorted({event.key: event for event in events}.values(), key=_by_event_id)
+    inbox_lanes, inbox_ids, inbox_runs = event_columns(events)
     runs = {event.run for event in events}
     lanes, ids = [lane for lane, _ in runs], [run_id for _, run_id in runs]
-    inbox_lanes, inbox_ids = [e.lane for e in inbox], [e.event_id for e in inbox]
     async with connection.pipeline():
         if sent:
             await connection.execute(_SQL.delete_outbox, (sent,))
         inserted = await connection.execute(
-            _SQL.insert_inbox, (now, inbox_lanes, inbox_ids, [e.correlation_id for e in inbox])
+            _SQL.insert_inbox, (now, inbox_lanes, inbox_ids, inbox_runs)
         )
         locked = await connection.execute(_SQL.lock_runs, (lanes, ids))
         held = await connection.execute(_SQL.outbox_of_runs, (lanes, ids))
     seen: Mapping[EventKey, Refusal | None] = {}
-    if inserted.rowcount < len(inbox):
+    if inserted.rowcount < len(inbox_ids):
         fresh = {(lane, event_id) for lane, event_id in await inserted.fetchall()}
         old = await connection.execute(_SQL.seen_events, (inbox_lanes, inbox_ids))
         seen = {
@@ -140,7 +151,7 @@ async def _read(
     pending: dict[RunKey, list[tuple[int, str]]] = defaultdict(list)
     for row_id, lane, run_id, message in await held.fetchall():
         pending[lane, run_id].append((row_id, message))
-    return _Known({(r[0], r[1]): _run(r) for r in await locked.fetchall()}, seen, pending)
+    return _Known({(r[0], r[1]): run_of(r) for r in await locked.fetchall()}, seen, pending)
 
 
 async def _write(
@@ -149,7 +160,7 @@ async def _write(
     """Write ``changes``; returns the new row ids in the order of the emissions."""
     moved = [run for key, run in changes.runs.items() if key in known.runs]
     made = sorted(
-        (run for key, run in changes.runs.items() if key not in known.runs), key=_by_run_id
+        (run for key, run in changes.runs.items() if key not in known.runs), key=by_run_id
     )
     discarded = [row_id for run in changes.discards for row_id, _ in known.pending.get(run, ())]
     emissions = changes.emissions
@@ -165,21 +176,13 @@ async def _write(
         if moved:
             versions = [known.runs[run.lane, run.correlation_id].version for run in moved]
             updated = await connection.execute(
-                _SQL.update_runs, (now, *_run_columns(moved), versions)
+                _SQL.update_runs, (now, *run_columns(moved), versions)
             )
         if made:
-            inserted = await connection.execute(_SQL.insert_runs, (now, *_run_columns(made)))
+            inserted = await connection.execute(_SQL.insert_runs, (now, *run_columns(made)))
         if emissions:
-            rows = [
-                (
-                    one.event.lane,
-                    one.event.correlation_id,
-                    one.event.event_id,
-                    one.value.decode(),
-                )
-                for one in emissions
-            ]
-            outbox = await connection.execute(_SQL.insert_outbox, (now, *columns(rows, 4)))
+            columns_of_rows = emission_columns(emissions)
+            outbox = await connection.execute(_SQL.insert_outbox, (now, *columns_of_rows))
         await settle(connection, changes.settlements)
     written = sum(cursor.rowcount for cursor in (updated, inserted) if cursor is not None)
     if written != len(changes.runs):
@@ -208,30 +211,5 @@ def _answers(changes: Changes, pending: Pending, row_ids: Sequence[int]) -> list
     ]
 
 
-def _by_event_id(event: Event) -> tuple[str, bytes]:
-    return (event.lane, event.event_id.bytes)
-
-
-def _by_run_id(run: RunRecord) -> tuple[str, bytes]:
-    return (run.lane, run.correlation_id.bytes)
-
-
 def _outbox_row(row_id: int, message: str) -> OutboxRow[Any]:
     return OutboxRow(row_id, decode_message(message), message.encode())
-
-
-def _run(row: Row) -> RunRecord:
-    lane, run_id, version, status, is_open, document, next_wakeup = row
-    return RunRecord(lane, run_id, version, status, is_open, document.encode(), next_wakeup)
-
-
-def _run_columns(runs: Sequence[RunRecord]) -> tuple[list[Any], ...]:
-    return (
-        [run.lane for run in runs],
-        [run.correlation_id for run in runs],
-        [run.version for run in runs],
-        [run.status for run in runs],
-        [run.is_open for run in runs],
-        [run.document.decode() for run in runs],
-        [run.next_wakeup for run in runs],
-    )

@@ -53,25 +53,38 @@ class VerdictStore:
         for message in messages:
             given.setdefault(_plan_of(message), message)
         limited = await self._budgets.limited(given.values())
+        if limited:
+            standing = await self._record_with_budgets(given, limited)
+        else:
+            # One statement, which is its own transaction.
+            rows = await self._database.fetch(_SQL.insert_verdicts, self._values(given))
+            standing = {(lane, plan_id): given[lane, plan_id] for lane, plan_id in rows}
+        if known_before := given.keys() - standing.keys():
+            standing |= await self.recorded(known_before)
+        return [standing[_plan_of(message)] for message in messages]
+
+    async def _record_with_budgets(
+        self,
+        given: Mapping[PlanKey, AgentMessage[Verdict]],
+        limited: Sequence[AgentMessage[Verdict]],
+    ) -> dict[PlanKey, AgentMessage[Verdict]]:
         now = self._clock.now()
 
         async def insert(connection: Connection) -> dict[PlanKey, AgentMessage[Verdict]]:
-            fresh: Mapping[PlanKey, AgentMessage[Verdict]] = given
-            if limited:
-                fresh = await _with_budgets(connection, given, limited, now)
-            # Everybody inserts in the order of the ids, so nobody waits in a circle.
-            rows = sorted((_row(message) for message in fresh.values()), key=_plan_of_row)
-            cursor = await connection.execute(_SQL.insert_verdicts, (now, *columns(rows, 7)))
+            fresh = await _with_budgets(connection, given, limited, now)
+            cursor = await connection.execute(_SQL.insert_verdicts, self._values(fresh))
             inserted = {(lane, plan_id) for lane, plan_id in await cursor.fetchall()}
             if any(_plan_of(message) in fresh.keys() - inserted for message in limited):
                 # What was reserved for it must not be written.
                 raise ConflictError("somebody else has recorded a verdict on the same plan")
             return {plan: fresh[plan] for plan in inserted}
 
-        standing = await self._database.transact(insert)
-        if known_before := given.keys() - standing.keys():
-            standing |= await self.recorded(known_before)
-        return [standing[_plan_of(message)] for message in messages]
+        return await self._database.transact(insert)
+
+    def _values(self, verdicts: Mapping[PlanKey, AgentMessage[Verdict]]) -> tuple[Any, ...]:
+        # Everybody inserts in the order of the ids, so nobody waits in a circle.
+        rows = sorted((_row(message) for message in verdicts.values()), key=_plan_of_row)
+        return (self._clock.now(), *columns(rows, 7))
 
     async def recorded(self, keys: Iterable[PlanKey]) -> dict[PlanKey, AgentMessage[Verdict]]:
         """The verdicts that there are on some plans."""
